@@ -1,0 +1,1 @@
+"""How good it is: a frozen backbone, measured."""

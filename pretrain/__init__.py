@@ -1,0 +1,1 @@
+"""How the backbone is trained: the engine that interlaces tasks into one step."""

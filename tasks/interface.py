@@ -1,0 +1,164 @@
+"""What the engine knows of a task, and nothing more.
+
+A task owns its options' schema, how a sample becomes part of a batch, its heads, its losses, its held-out measures
+and its pictures. The engine owns the step: it asks every task for loss *sums and counts*, divides by the count of the
+whole micro-batch over all ranks, runs backward, and steps once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from interlace.backbone import Backbone, BackboneConfig
+from interlace.data_recipes import Sample
+
+#: What :meth:`Task.collate` makes: tensors with the sample axis first, numbers, strings, and lists of those.
+Batch = dict[str, Any]
+
+
+class TaskOptions(BaseModel):
+    """Base of every task's options: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. ``seed`` and ``step`` key every random draw a loss makes."""
+
+    step: int  # of the step being taken, from 0
+    steps: int  # of the whole run
+    seed: int
+    micro: int = 0  # which of the task's micro-batches within the step
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term of a micro-batch on this rank.
+
+    ``sum`` is a scalar with gradient, summed over this rank's elements; ``count`` is a scalar without gradient, how
+    many elements that was. The engine minimises ``task weight * weight * (sum over ranks of sum) / (sum over ranks of
+    count)``; a count of zero everywhere makes the term zero. Every rank returns the same terms in the same order.
+    """
+
+    sum: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A held-out measure, one value a sample, beside what blind guesses get on the same samples.
+
+    ``fixed``: the best predictor that never sees an input, fitted on training data. ``swapped``: this model shown
+    another held-out sample's frames. A sample that the measure does not apply to is NaN in all three.
+    """
+
+    name: str
+    better: Literal["lower", "higher"]
+    values: np.ndarray  # [n] float64
+    fixed: np.ndarray  # [n] float64
+    swapped: np.ndarray  # [n] float64
+
+    @property
+    def blind(self) -> np.ndarray:
+        """[n] the better, in the mean, of the two blind guesses."""
+        fixed, swapped = float(np.nanmean(self.fixed)), float(np.nanmean(self.swapped))
+        fixed_wins = fixed <= swapped if self.better == "lower" else fixed >= swapped
+        return self.fixed if fixed_wins else self.swapped
+
+
+@dataclass
+class Sharded:
+    """Rows of a large matrix that lives split over ranks, outside DeepSpeed, with an optimizer of its own.
+
+    ``local`` is a leaf tensor [rows of this rank, D] that requires gradient; row i of it is row ``start + i`` of the
+    whole, which has ``rows`` rows. Its gradient is already complete: it is never averaged over ranks.
+    """
+
+    name: str
+    local: Tensor
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What a task may know of where it runs, besides its options."""
+
+    backbone: BackboneConfig
+    seed: int
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class Task(nn.Module):
+    """One training objective. Subclasses are modules whose parameters are the task's own heads.
+
+    The same instance prepares data in loader workers (:meth:`item`, :meth:`collate`: no parameters, no device) and
+    computes losses inside the student (:meth:`losses`).
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[TaskOptions]]
+    #: fields of :data:`interlace.data_recipes.sample.FIELDS` that every source of this task must offer
+    needs: ClassVar[frozenset[str]] = frozenset({"frames"})
+
+    def __init__(self, options: TaskOptions, context: TaskContext) -> None:
+        super().__init__()
+        self.context = context
+
+    def item(self, sample: Sample, rng: np.random.Generator) -> Any:
+        """One sample made ready, in a loader worker. All randomness comes from ``rng``."""
+        raise NotImplementedError
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """A batch of this rank's items, in order. Frames stay uint8 until they are on the device."""
+        raise NotImplementedError
+
+    def build_teacher(self, backbone: Backbone) -> nn.Module | None:
+        """The module that :meth:`losses` gets as ``teacher``, or None.
+
+        Its parameters named ``backbone.X`` follow the student's backbone and ``heads.X`` this task's parameter ``X``,
+        by exponential moving average with :meth:`momentum`; parameters named otherwise stay as they are (frozen).
+        """
+        return None
+
+    def momentum(self, progress: Progress) -> float:
+        """The teacher's momentum at this step: teacher = m * teacher + (1 - m) * student."""
+        raise NotImplementedError
+
+    def losses(
+        self, backbone: Backbone, batch: Batch, *, teacher: nn.Module | None, progress: Progress
+    ) -> dict[str, Term]:
+        """The loss terms of one micro-batch. Called on every rank, each with its own part of the samples."""
+        raise NotImplementedError
+
+    def signals(self) -> dict[str, Tensor]:
+        """Scalars of the last :meth:`losses` worth watching (teacher entropy, feature std): detached, on device."""
+        return {}
+
+    def sharded(self) -> list[Sharded]:
+        """Matrices split over ranks that the engine must optimise and save beside the student."""
+        return []
+
+    def fit_blind(self, samples: Sequence[Sample]) -> Any:
+        """Fit the best input-free predictors on training samples. The result is given to :meth:`evaluate`."""
+        raise NotImplementedError
+
+    def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: Any) -> list[Measure]:
+        """Held-out measures, one value a sample in the order of ``samples``. Called without gradients, in eval mode."""
+        raise NotImplementedError
+
+    def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
+        """Draw what the model does on these held-out samples into ``folder``; file names begin with ``label``."""
+        return []
