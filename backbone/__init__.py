@@ -1,0 +1,23 @@
+"""What is trained: a vision transformer over frames that streams."""
+
+from .config import PRESETS, BackboneConfig
+from .folder import load, save
+from .model import Backbone, Features
+from .noise import BackboneNoise
+from .preprocess import normalise
+from .stream import Stream
+from .weights import from_transformers, to_transformers
+
+__all__ = [
+    "PRESETS",
+    "Backbone",
+    "BackboneConfig",
+    "BackboneNoise",
+    "Features",
+    "Stream",
+    "from_transformers",
+    "load",
+    "normalise",
+    "save",
+    "to_transformers",
+]
