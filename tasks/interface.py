@@ -117,6 +117,19 @@ class Task(nn.Module):
         super().__init__()
         self.context = context
 
+    @classmethod
+    def check(cls, options: Any, backbone: BackboneConfig) -> list[tuple[str, str]]:
+        """All that is wrong with these valid options on this backbone and machine, nothing built or read.
+
+        Each is (the option's dotted name, what is wrong and what to do): a size that no patch divides, a missing file.
+        """
+        return []
+
+    @classmethod
+    def tokens_per_sample(cls, options: Any, backbone: BackboneConfig) -> int:
+        """Backbone tokens that training on one sample costs at most, all its frames and views counted."""
+        raise NotImplementedError
+
     def item(self, sample: Sample, rng: np.random.Generator) -> Any:
         """One sample made ready, in a loader worker. All randomness comes from ``rng``."""
         raise NotImplementedError

@@ -1,0 +1,8 @@
+"""For what the backbone is trained: one folder a task, behind the interface in :mod:`interlace.tasks.interface`."""
+
+from __future__ import annotations
+
+from .interface import Task
+
+#: Every task by the name that recipes use. A new task is one folder and one line here.
+TASKS: dict[str, type[Task]] = {}
