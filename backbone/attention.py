@@ -12,10 +12,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 Kernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -41,9 +45,11 @@ def causal_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
 def frame_sdpa(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tensor:
     """Frame-causal attention as one unmasked call a frame, over growing prefixes of keys and values."""
     outputs = []
-    for stop in range(query.shape[2], 0, -tokens):
-        key, value = key[:, :, :stop], value[:, :, :stop]
-        outputs.append(F.scaled_dot_product_attention(query[:, :, stop - tokens : stop], key, value))
+    # Last frame first, each prefix a slice of the one before: backward then fills gradients of a prefix's size, not
+    # of the whole clip's, once a frame.
+    for part in reversed(query.split(tokens, dim=2)):
+        outputs.append(F.scaled_dot_product_attention(part, key, value))
+        key, value = key[:, :, :-tokens], value[:, :, :-tokens]
     return torch.cat(outputs[::-1], dim=2)
 
 
@@ -53,22 +59,20 @@ def frame_flash(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tenso
 
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     outputs = []
-    for stop in range(query.shape[1], 0, -tokens):
-        key, value = key[:, :stop], value[:, :stop]
-        outputs.append(flash_attn_func(query[:, stop - tokens : stop], key, value))
+    for part in reversed(query.split(tokens, dim=1)):
+        outputs.append(flash_attn_func(part, key, value))
+        key, value = key[:, :-tokens], value[:, :-tokens]
     return torch.cat(outputs[::-1], dim=1).transpose(1, 2)
 
 
 def frame_flex(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tensor:
     """Frame-causal attention as one compiled FlexAttention kernel over a block mask."""
     mask = frame_block_mask(query.shape[2], tokens, query.device)
-    output = _compiled_flex_attention()(query, key, value, block_mask=mask)
-    assert isinstance(output, Tensor)
-    return output
+    return _compiled_flex_attention()(query, key, value, block_mask=mask)
 
 
 @functools.lru_cache(maxsize=32)
-def frame_block_mask(length: int, tokens: int, device: torch.device):  # type: ignore[no-untyped-def]
+def frame_block_mask(length: int, tokens: int, device: torch.device) -> BlockMask:
     """The :class:`BlockMask` of frame-causal attention over ``length`` tokens, ``tokens`` to a frame.
 
     Built from block indices: ``create_block_mask`` would make the dense mask first.

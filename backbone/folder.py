@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .config import BackboneConfig
 from .model import Backbone
-from .weights import config_from_transformers, from_transformers, load_strictly
+from .weights import build, config_from_transformers, from_transformers
 
 _KIND = "interlace.backbone"
 _WEIGHTS = "model.safetensors"
@@ -55,9 +55,7 @@ def load(path: str | Path, **changes: Any) -> Backbone:
     state = _read_weights(folder)
     if kind != _KIND:
         state = from_transformers(state, config)
-    backbone = Backbone(config)
-    load_strictly(backbone, state)
-    return backbone
+    return build(config, state)
 
 
 def _own_config(folder: Path, fields: dict[str, Any]) -> BackboneConfig:

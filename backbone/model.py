@@ -56,15 +56,19 @@ class Embedding(nn.Module):
         patches = patches.unflatten(0, (batch, length))
         if mask is not None:
             patches = torch.where(mask.flatten(2)[..., None], self.mask_token.to(patches.dtype), patches)
-        slots = self.register_tokens.shape[0]
-        slot = [min(index, slots - 1) for index in range(first, first + length)]
         prefix = [self.cls_token.expand(length, 1, -1)]
         if self.camera_token is not None:
-            prefix.append(self.camera_token[slot][:, None])
-        prefix.append(self.register_tokens[slot])
+            prefix.append(_by_position(self.camera_token[:, None], first, length))
+        prefix.append(_by_position(self.register_tokens, first, length))
         tokens = torch.cat(prefix, dim=1).expand(batch, -1, -1, -1)
         # Under autocast patches are half precision; the residual stream must not be.
         return torch.cat((tokens, patches.to(tokens.dtype)), dim=2).flatten(1, 2)
+
+
+def _by_position(slots: Tensor, first: int, length: int) -> Tensor:
+    """[length, n, D] of [slots, n, D]: the first slot for the stream's frame 0, the last for every other frame."""
+    opening = int(first == 0)
+    return torch.cat((slots[:1].expand(opening, -1, -1), slots[-1:].expand(length - opening, -1, -1)))
 
 
 class Backbone(nn.Module):
@@ -113,7 +117,7 @@ class Backbone(nn.Module):
         tokens = self.config.prefix_tokens + grid[0] * grid[1]
         kept: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks):
-            branches = None if noise is None else noise.keep[:, index] / (1 - self.config.drop_path)
+            branches = None if noise is None else noise.keep[:, index].to(x.dtype) / (1 - self.config.drop_path)
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, tokens, branches, use_reentrant=False, preserve_rng_state=False)
             else:

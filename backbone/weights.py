@@ -136,14 +136,20 @@ def config_from_transformers(fields: Mapping[str, Any]) -> BackboneConfig:
     )
 
 
-def load_strictly(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Load ``state`` into ``backbone``. ValueError naming every key that is missing, left over or of another shape."""
+def build(config: BackboneConfig, state: Mapping[str, Tensor]) -> Backbone:
+    """A backbone whose weights are the tensors of ``state``, without drawing initial ones first.
+
+    Raises ValueError, naming it, for every key that is missing or left over, or one of another shape.
+    """
+    with torch.device("meta"):
+        backbone = Backbone(config)
     own = backbone.state_dict()
     _raise_on_difference(own.keys(), state.keys())
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             raise ValueError(f"weights: {name} is {list(tensor.shape)}, the config needs {list(own[name].shape)}")
-    backbone.load_state_dict(dict(state))
+    backbone.load_state_dict(dict(state), assign=True)
+    return backbone
 
 
 def _names(config: BackboneConfig) -> dict[str, str]:
