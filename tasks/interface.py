@@ -130,6 +130,14 @@ class Task(nn.Module):
         """Backbone tokens that training on one sample costs at most, all its frames and views counted."""
         raise NotImplementedError
 
+    def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """Which frames :meth:`item` wants of a clip with these times [T] (seconds): ascending indices, or None for all.
+
+        Called before the frames are decoded, with the generator that :meth:`item` then gets. Texts of frames that are
+        not among them are left out of the sample.
+        """
+        return None
+
     def item(self, sample: Sample, rng: np.random.Generator) -> Any:
         """One sample made ready, in a loader worker. All randomness comes from ``rng``."""
         raise NotImplementedError
