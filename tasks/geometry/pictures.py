@@ -1,0 +1,68 @@
+"""Pictures of what the heads see: depth beside the truth, the camera's path, a point cloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .clips import Clip
+from .ply import write_ply
+from .prediction import Prediction
+
+#: Frames of a clip that a picture shows, spread over it.
+ROWS = 4
+#: The relative error that is drawn in the brightest colour.
+WORST = 0.5
+
+
+def draw_depth(path: Path, clip: Clip, prediction: Prediction, title: str) -> None:
+    """Rows of frame | depth | prediction | error. The prediction is aligned by the clip's median, as it is measured.
+
+    Both depths share one colour scale, the clip's true 2% to 98%; the error is relative. No truth is drawn white.
+    """
+    frames, truth = clip.frames.numpy(), clip.depth.numpy()
+    valid = truth > 0
+    seen = prediction.depth[0].float().cpu().numpy()
+    low, high = 0.0, float(np.quantile(seen, 0.98))
+    if valid.any():
+        seen = seen * np.median(truth[valid]) / np.median(seen[valid])
+        low, high = (float(each) for each in np.quantile(truth[valid], (0.02, 0.98)))
+    shown = np.unique(np.linspace(0, len(frames) - 1, min(ROWS, len(frames))).round().astype(int))
+    figure = Figure(figsize=(8, 2 * len(shown) + 0.6), layout="constrained")
+    axes = figure.subplots(len(shown), 4, squeeze=False)
+    for row, frame in zip(axes, shown, strict=True):
+        error = np.abs(seen[frame] / np.where(valid[frame], truth[frame], 1) - 1)
+        row[0].imshow(frames[frame].transpose(1, 2, 0))
+        row[1].imshow(np.where(valid[frame], truth[frame], np.nan), cmap="turbo", vmin=low, vmax=high)
+        row[2].imshow(seen[frame], cmap="turbo", vmin=low, vmax=high)
+        row[3].imshow(np.where(valid[frame], error, np.nan), cmap="magma", vmin=0, vmax=WORST)
+        row[0].set_ylabel(f"frame {frame}")
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    for axis, name in zip(axes[0], ("frame", "depth", "prediction", f"error (bright = {WORST:.0%})"), strict=True):
+        axis.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=90)
+
+
+def draw_path(path: Path, clip: Clip, prediction: Prediction, title: str) -> None:
+    """The camera's path from above: right and forward of the first camera, in units of the clip's scale."""
+    truth, seen = clip.camera[:, :3, 3].numpy(), prediction.poses[0, :, 4:7].float().cpu().numpy()
+    figure = Figure(figsize=(3.6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for centres, name, colour in ((truth, "truth", "black"), (seen, "prediction", "tab:orange")):
+        axis.plot(centres[:, 0], centres[:, 2], "o-", color=colour, label=name, markersize=3, linewidth=1)
+        axis.plot(*centres[0, [0, 2]], "s", color=colour, markersize=6)
+    axis.set(xlabel="right", ylabel="forward", title=title)
+    axis.title.set_fontsize(9)
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
+def write_points(path: Path, clip: Clip, prediction: Prediction) -> None:
+    """The predicted points of all frames in the first camera's frame, coloured by the frames, as PLY."""
+    points = prediction.points()[0].float().cpu().numpy().reshape(-1, 3)
+    write_ply(path, points, clip.frames.numpy().transpose(0, 2, 3, 1).reshape(-1, 3))
