@@ -1,0 +1,147 @@
+"""How good frozen features are without training anything on them, and whether they collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interlace.backbone import Backbone, normalise
+from interlace.data_recipes import Sample
+from interlace.tasks.frames import choose_frames, resize
+from interlace.tasks.interface import Measure
+
+from .options import SslOptions
+
+#: Clips of one length that go through the backbone together.
+BATCH = 32
+#: A neighbour's vote is exp(cosine / this): DINO's k-NN protocol.
+TEMPERATURE = 0.07
+#: Side of the frames that pixels are compared on.
+PIXELS = 32
+#: The class of a sample without the label.
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Training samples to find neighbours among: frames [T, 3, S, S] uint8 each, and classes [n] int64 by label."""
+
+    clips: list[np.ndarray]
+    labels: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(samples: Sequence[Sample], options: SslOptions) -> Bank:
+        """Only samples with a label are kept."""
+        labelled = [sample for sample in samples if sample.labels]
+        names = sorted({name for sample in labelled for name in sample.labels})
+        return Bank([probe(sample, options) for sample in labelled], {name: classes(labelled, name) for name in names})
+
+
+def classes(samples: Sequence[Sample], name: str) -> np.ndarray:
+    """[n] int64 the samples' classes of label ``name``, :data:`UNLABELLED` where absent."""
+    return np.array([sample.labels.get(name, UNLABELLED) for sample in samples], np.int64)
+
+
+def probe(sample: Sample, options: SslOptions) -> np.ndarray:
+    """The sample's middle square, ``options.probe_frames`` frames or all if it has fewer: [T, 3, S, S] uint8."""
+    length, height, width = sample.frames.shape[:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    frames = sample.frames[choose_frames(length, min(length, options.probe_frames))]
+    return resize(frames, (options.global_size, options.global_size), box=(left, top, left + side, top + side))
+
+
+def nearest_neighbours(backbone: Backbone, samples: Sequence[Sample], bank: Bank, options: SslOptions) -> list[Measure]:
+    """1 or 0 a sample: does the vote of its nearest neighbours in the bank name its class?
+
+    Features are compared by their cosine around the bank's mean: an untrained backbone's differ little from each other,
+    and it should be a fair opponent. For every label of the bank that a sample has: ``knn_LABEL`` on the backbone's temporal mean of CLS, and beside it,
+    for reference, ``knn_pixels_LABEL`` on small frames, which no training changes. ``fixed`` guesses the bank's
+    commonest class; ``swapped`` is the vote on the sample half a list away (a single sample has none: ``fixed``).
+    """
+    measures: list[Measure] = []
+    if not bank.labels:
+        return measures
+    clips = [probe(sample, options) for sample in samples]
+    known = directions(cls_features(backbone, bank.clips), cls_features(backbone, clips))
+    pixels = directions(pixel_features(bank.clips), pixel_features(clips))
+    for name, bank_classes in bank.labels.items():
+        truth = classes(samples, name)
+        applies, within = truth != UNLABELLED, bank_classes != UNLABELLED
+        if not applies.any():
+            continue
+        commonest = np.bincount(bank_classes[within]).argmax()
+        for prefix, (reference, query) in (("knn", known), ("knn_pixels", pixels)):
+            guess = vote(reference[within], bank_classes[within], query[applies], options.neighbours)
+            right = truth[applies]
+            fixed = right == commonest
+            swapped = np.roll(guess, len(guess) // 2) == right if len(guess) > 1 else fixed
+            measures.append(
+                Measure(
+                    name=f"{prefix}_{name}",
+                    better="higher",
+                    values=spread(guess == right, applies),
+                    fixed=spread(fixed, applies),
+                    swapped=spread(swapped, applies),
+                )
+            )
+    return measures
+
+
+def spread(values: np.ndarray, applies: np.ndarray) -> np.ndarray:
+    """``values`` as float64 at the places where ``applies`` [n], NaN elsewhere."""
+    column = np.full(len(applies), np.nan)
+    column[applies] = values
+    return column
+
+
+def vote(reference: Tensor, labels: np.ndarray, query: Tensor, neighbours: int) -> np.ndarray:
+    """[n] the class that wins among the nearest rows of ``reference`` [m, D] to each of ``query`` [n, D], by cosine."""
+    similarity, index = (query @ reference.T).topk(min(neighbours, len(reference)), dim=1)
+    weights = torch.exp((similarity - similarity[:, :1]) / TEMPERATURE)
+    votes = torch.zeros(len(query), int(labels.max()) + 1)
+    votes.scatter_add_(1, torch.from_numpy(labels)[index], weights)
+    return votes.argmax(dim=1).numpy()
+
+
+def cls_features(backbone: Backbone, clips: Sequence[np.ndarray]) -> Tensor:
+    """[n, D] float32 on the CPU: each clip's temporal mean of CLS. Clips may differ in length."""
+    device = next(backbone.parameters()).device
+    rows = torch.zeros(len(clips), backbone.config.hidden_size)
+    lengths = np.array([len(clip) for clip in clips])
+    for length in np.unique(lengths):
+        places = np.flatnonzero(lengths == length)
+        for start in range(0, len(places), BATCH):
+            chosen = places[start : start + BATCH]
+            frames = torch.from_numpy(np.stack([clips[place] for place in chosen])).to(device)
+            rows[chosen] = backbone(normalise(frames)).cls.mean(dim=1).float().cpu()
+    return rows
+
+
+def pixel_features(clips: Sequence[np.ndarray]) -> Tensor:
+    """[n, 3 * PIXELS * PIXELS] float32: small temporal mean frames."""
+    frames = torch.from_numpy(np.stack([clip.mean(axis=0, dtype=np.float32) for clip in clips]))
+    return F.interpolate(frames, (PIXELS, PIXELS), mode="area").flatten(1)
+
+
+def directions(reference: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors from the mean of ``reference`` [m, D] to its rows and to those of ``query`` [n, D]."""
+    centre = reference.mean(dim=0)
+    return F.normalize(reference - centre, dim=1), F.normalize(query - centre, dim=1)
+
+
+def feature_std(rows: Tensor) -> Tensor:
+    """Deviation of L2-normalised ``rows`` [n, D] over n, averaged over D, times sqrt(D): 0 collapsed, 1 isotropic."""
+    return F.normalize(rows, dim=1).std(dim=0, correction=0).mean() * rows.shape[1] ** 0.5
+
+
+def effective_rank(rows: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values of centred ``rows`` [n, D]; 1 if all are equal."""
+    values = torch.linalg.svdvals(rows - rows.mean(dim=0))
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return torch.special.entr(shares).sum().exp()
