@@ -45,7 +45,7 @@ class MdsFolder:
     def _read_index(self) -> list[dict[str, Any]]:
         file = self.folder / INDEX
         try:
-            shards: list[dict[str, Any]] = json.loads(file.read_text())["shards"]
+            shards: list[dict[str, Any]] = list(json.loads(file.read_text())["shards"])
         except FileNotFoundError:
             raise DataError(f"{file}: no such file; is this a folder of MDS shards?") from None
         except (ValueError, KeyError, TypeError) as error:

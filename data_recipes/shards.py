@@ -192,7 +192,7 @@ class ShardReader:
             meta = json.loads(columns["meta"])
             where = f"source {self.source!r} ({self.folder}): sample {meta['key']!r}"
             times = decode_array(columns["times"], "float64")
-            chosen = np.arange(len(times)) if choose is None else _chosen(choose(times), len(times), where)
+            chosen = choose_indices(choose, times, where)
             return _decode(columns, meta, times, chosen, self.source, where)
         except DataError:
             raise
@@ -201,6 +201,17 @@ class ShardReader:
 
     def _offers(self) -> str:
         return ", ".join(field for field in FIELDS if field in self.fields)
+
+
+def choose_indices(choose: ChooseFrames | None, times: np.ndarray, where: str) -> np.ndarray:
+    """[t] int64, the frames that ``choose`` wants of a clip with these times; all without it."""
+    indices = None if choose is None else choose(times)
+    if indices is None:
+        return np.arange(len(times))
+    indices = np.asarray(indices, np.int64)
+    if not len(indices) or indices[0] < 0 or indices[-1] >= len(times) or np.any(np.diff(indices) < 0):
+        raise DataError(f"{where}: frames {indices.tolist()} asked for; they must ascend within its {len(times)}")
+    return indices
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -289,12 +300,3 @@ def _decode_frames(data: bytes, chosen: np.ndarray, shape: tuple[int, int, int],
             raise DataError(f"{where}, frame {frame}: {image.shape[1]}x{image.shape[0]}, not {shape[1]}x{shape[0]}")
         frames[at] = image
     return frames
-
-
-def _chosen(indices: np.ndarray | None, count: int, where: str) -> np.ndarray:
-    if indices is None:
-        return np.arange(count)
-    indices = np.asarray(indices, np.int64)
-    if not len(indices) or indices[0] < 0 or indices[-1] >= count or np.any(np.diff(indices) < 0):
-        raise DataError(f"{where}: frames {indices.tolist()} asked for; they must ascend within its {count}")
-    return indices
