@@ -1,0 +1,208 @@
+"""A part of a recipe read into its pydantic model, and what is wrong in it told in a recipe's own words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import RecipeError, nearest
+from .schema import OnDisk
+from .yaml_lines import Node
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], node: Node, key: str, errors: list[RecipeError]) -> Model | None:
+    """Read ``node`` into ``model``; None, and lines in ``errors``, where it does not fit.
+
+    The values are read as JSON is: a list may become a tuple, but no text a number and no number text.
+    """
+    if node.bad:
+        return None
+    if not isinstance(node.value, dict):
+        errors.append(error_at(node, key, allowed=describe(model)))
+        return None
+    try:
+        return model.model_validate_json(json.dumps(node.plain))
+    except ValidationError as problems:
+        told: set[str] = set()
+        for problem in problems.errors(include_url=False):
+            error = _translate(model, node, key, problem)
+            if error is not None and error.key not in told:  # a union reports each of its members
+                told.add(error.key)
+                errors.append(error)
+        return None
+
+
+def error_at(
+    node: Node, key: str, *, allowed: str = "", near: str = "", problem: str = "", found: str = ""
+) -> RecipeError:
+    """The error that ``node``'s value is not what it must be; ``found`` says it where the value does not."""
+    return RecipeError(node.file, node.line, key, found or show(node.plain), allowed, near, problem)
+
+
+def show(value: Any) -> str:
+    """A value as an error shows it: scalars as they are written, the rest by what it is."""
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return repr(value) if isinstance(value, str) else json.dumps(value)
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Names to choose from; the first ten, where they are many."""
+    names = list(names)
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+
+
+def child(node: Node, part: str | int) -> Node | None:
+    """The node's entry of that name or number, if it has one."""
+    if isinstance(part, str):
+        return node.entries.get(part)
+    return node.items[part] if part < len(node.items) else None
+
+
+def item_key(node: Node, index: int) -> str:
+    """How a list's entry is called in a key: by its name where it has one (sources), else by its number."""
+    entry = child(node, index)
+    name = child(entry, "name") if entry else None
+    return f".{name.value}" if name and isinstance(name.value, str) else f"[{index}]"
+
+
+def locate(node: Node, key: str, parts: Sequence[str | int]) -> tuple[Node, str, Sequence[str | int]]:
+    """Follow ``parts`` as far as the recipe has them: the node there, its key, and the parts left over."""
+    for done, part in enumerate(parts):
+        if node.bad:
+            return node, key, ()
+        entry = child(node, part)
+        if entry is None:
+            return node, key, parts[done:]
+        key += item_key(node, part) if isinstance(part, int) else f".{part}" if key else part
+        node = entry
+    return node, key, ()
+
+
+def _translate(model: type[BaseModel], root: Node, root_key: str, problem: Any) -> RecipeError | None:
+    parts: tuple[str | int, ...] = problem["loc"]
+    node, key, rest = locate(root, root_key, parts)
+    if node.bad:
+        return None
+    inside = parts[: len(parts) - len(rest)]  # what is left over otherwise is a union's label
+    if problem["type"] == "missing" and rest and isinstance(rest[0], str):
+        annotation, metadata = _annotation(model, parts)
+        allowed = describe(annotation, metadata)
+        return RecipeError(node.file, node.line, f"{key}.{rest[0]}" if key else rest[0], "nothing", allowed)
+    if problem["type"] == "extra_forbidden":
+        keys = _keys(model, inside[:-1])
+        return error_at(node, key, found="an unknown key", allowed=one_of(keys), near=nearest(str(inside[-1]), keys))
+    if problem["type"] in ("value_error", "assertion_error"):
+        return blame(node, key, str(problem["ctx"]["error"]))
+    annotation, metadata = _annotation(model, inside)
+    near = ""
+    if problem["type"] == "literal_error" and isinstance(node.value, str):
+        near = nearest(node.value, [str(name) for name in get_args(_literal(annotation))])
+    return error_at(node, key, allowed=describe(annotation, metadata), near=near)
+
+
+def blame(node: Node, key: str, message: str) -> RecipeError:
+    """A message of a model about itself, put at the first entry that it names, if it names one."""
+    named = next((word for word in re.findall(r"\w+", message) if word in node.entries), None)
+    problem, found = message.removeprefix(f"{named}: "), ""
+    if problem.startswith("found "):
+        found, _, problem = problem.removeprefix("found ").partition(", ")
+    if named is None:
+        return error_at(node, key, problem=problem, found=found)
+    return error_at(node.entries[named], f"{key}.{named}", problem=problem, found=found)
+
+
+def _annotation(model: type[BaseModel], parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
+    """The type of the value at ``parts`` of a model, and the constraints on it."""
+    annotation: Any = model
+    metadata: Sequence[Any] = ()
+    for part in parts:
+        annotation, metadata = _step(annotation, part)
+    return annotation, metadata
+
+
+def _step(annotation: Any, part: str | int) -> tuple[Any, Sequence[Any]]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        info = annotation.model_fields.get(str(part))
+        return (info.annotation, info.metadata) if info else (Any, ())
+    if origin is Annotated:
+        return _step(args[0], part)
+    if origin in (Union, UnionType):
+        members = [member for member in args if _holds(member, part)]
+        return _step(members[0], part) if members else (Any, ())
+    if origin in (tuple, list) and isinstance(part, int):
+        inner = args[0] if origin is list or args[-1] is Ellipsis else args[min(part, len(args) - 1)]
+        return _split(inner)
+    return _split(args[1]) if origin is dict else (Any, ())
+
+
+def _split(annotation: Any) -> tuple[Any, Sequence[Any]]:
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return inner, metadata
+    return annotation, ()
+
+
+def _holds(annotation: Any, part: str | int) -> bool:
+    """Whether a value of this type may have an entry of that name or number."""
+    annotation, _ = _split(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return part in annotation.model_fields
+    return get_origin(annotation) in ((tuple, list) if isinstance(part, int) else (dict,))
+
+
+def _keys(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
+    annotation, _ = _annotation(model, parts)
+    members = [member for member in (annotation, *get_args(annotation)) if hasattr(member, "model_fields")]
+    return [name for member in members for name in member.model_fields]
+
+
+def _literal(annotation: Any) -> Any:
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((member for member in members if get_origin(member) is Literal), None)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+
+
+def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """What a value of this type and constraints may be, in words."""
+    marks = [mark for info in metadata for mark in (info, *getattr(info, "metadata", ()))]
+    words = next((str(mark) for mark in marks if isinstance(mark, OnDisk)), None) or _words(annotation)
+    if any(getattr(mark, "pattern", None) for mark in marks):
+        words = "a name of letters, digits, - and _"
+    limits = [
+        f"{sign} {getattr(mark, name):g}" for name, sign in _BOUNDS.items() for mark in marks if hasattr(mark, name)
+    ]
+    lengths = [f"{mark.min_length} or more" for mark in marks if getattr(mark, "min_length", None)]
+    return " ".join([words, *(["of", *lengths] if lengths else []), " and ".join(limits)]).strip()
+
+
+def _words(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a mapping of {one_of(annotation.model_fields)}"
+    if origin is Annotated:
+        return describe(args[0], args[1:])
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(describe(member) for member in args))
+    if origin is Literal:
+        return one_of(str(value) for value in args)
+    if origin in (tuple, list):
+        many = origin is list or args[-1] is Ellipsis
+        inner = dict.fromkeys(describe(arg) for arg in args if arg is not Ellipsis)
+        return f"a list{'' if many else f' of {len(args)}'}" + (f": each {' or '.join(inner)}" if any(inner) else "")
+    return "a mapping" if annotation is dict or origin is dict else ""
