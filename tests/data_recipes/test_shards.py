@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from shard_samples import make_sample, write_samples
 
 from interlace.data_recipes import FIELDS, DataError, Sample, ShardReader
-from interlace.data_recipes.media import decode_image
 from interlace.data_recipes.mds import MdsFolder, decode_array
+from interlace.data_recipes.media import decode_image
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ assert not {{"streaming", "torch", "transformers"}} & set(sys.modules)
 
 def test_unknown_field(folder: Path, tmp_path: Path) -> None:
     photographs = write_samples(tmp_path / "photographs", [make_sample(0)], ("frames",))
-    with pytest.raises(DataError, match="source 'rooms' .*photographs.* has no camera, depth; it has frames"):
+    with pytest.raises(DataError, match=r"source 'rooms' .*photographs.* has no camera, depth; it has frames"):
         ShardReader(photographs).read(0, {"frames", "depth", "camera"})
 
 
