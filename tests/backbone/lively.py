@@ -71,6 +71,15 @@ def assert_every_block_acts(blocks: nn.ModuleList) -> Iterator[None]:
     assert min(changes) >= SMALLEST_CHANGE, changes
 
 
+def blocks_of(dinov3: nn.Module) -> nn.ModuleList:
+    """The blocks of a transformers DINOv3, where release 4 and where release 5 keeps them."""
+    blocks = getattr(dinov3, "layer", None)
+    if blocks is None:
+        blocks = dinov3.model.layer
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
 def naive(
     backbone: Backbone,
     clip: Tensor,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lively import assert_every_block_acts, enliven, frames
+from lively import assert_every_block_acts, blocks_of, enliven, frames
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, from_transformers, to_transformers
@@ -46,7 +46,7 @@ def test_equals_transformers(name: str) -> None:
         ours = build(ours_config, from_transformers(state, ours_config))
         for height, width in SIZES:
             image = frames(2, 1, height, width)
-            with torch.no_grad(), assert_every_block_acts(theirs.layer):
+            with torch.no_grad(), assert_every_block_acts(blocks_of(theirs)):
                 expected = theirs(image[:, 0]).last_hidden_state
             with torch.no_grad():
                 found = ours(image)
@@ -61,7 +61,7 @@ def test_layers_and_masked_patches_equal_transformers() -> None:
     ours = build(image_model(config), from_transformers(theirs.state_dict(), image_model(config)))
     image, mask = frames(2, 1, 64, 48), torch.rand(2, 1, 4, 3, generator=torch.Generator().manual_seed(1)) < 0.4
     kept = []
-    for layer in theirs.layer:
+    for layer in blocks_of(theirs):
         layer.register_forward_hook(lambda module, args, output: kept.append(output))
     with torch.no_grad():
         expected = theirs(image[:, 0], bool_masked_pos=mask[:, 0].flatten(1)).last_hidden_state

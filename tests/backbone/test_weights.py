@@ -23,6 +23,11 @@ def dinov3(**changes: Any) -> DINOv3ViTModel:
     return model
 
 
+def state_of(model: DINOv3ViTModel) -> dict[str, torch.Tensor]:
+    """Named as transformers 4.57 names it, whichever release is installed."""
+    return {name.removeprefix("model."): tensor for name, tensor in model.state_dict().items()}
+
+
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """As transformers 5 names them."""
     return {f"model.{name}" if name.startswith("layer.") else name: tensor for name, tensor in state.items()}
@@ -89,7 +94,7 @@ def test_weights_in_several_files_load(tmp_path: Path) -> None:
     model = dinov3()
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    whole = from_transformers(model.state_dict(), tiny())
+    whole = from_transformers(state_of(model), tiny())
     for name, tensor in load(tmp_path).state_dict().items():
         assert torch.equal(tensor, whole[name])
     next(tmp_path.glob("model-00002-*")).unlink()
@@ -98,7 +103,7 @@ def test_weights_in_several_files_load(tmp_path: Path) -> None:
 
 
 def test_what_dinov3_lacks_is_made_the_same_in_every_process() -> None:
-    state = dinov3().state_dict()
+    state = state_of(dinov3())
     torch.manual_seed(1)
     one = from_transformers(state, tiny())
     torch.manual_seed(2)
@@ -116,7 +121,7 @@ def test_what_dinov3_lacks_is_made_the_same_in_every_process() -> None:
 
 @pytest.mark.parametrize("release", ["4", "5"])
 def test_weights_return_to_transformers(release: str) -> None:
-    state = dinov3(layerscale_value=0.5).state_dict()
+    state = state_of(dinov3(layerscale_value=0.5))
     config = dataclasses.replace(IMAGE, layer_scale=0.5)
     backbone = Backbone(config)
     backbone.load_state_dict(from_transformers(state, config))
@@ -150,23 +155,23 @@ def test_what_transformers_cannot_compute_is_not_written(changes: dict[str, Any]
 
 
 def test_every_missing_key_is_named() -> None:
-    state = dinov3().state_dict()
+    state = state_of(dinov3())
     for name in state:
         with pytest.raises(ValueError, match=f"missing {name}$"):
             from_transformers({key: tensor for key, tensor in state.items() if key != name}, tiny())
 
 
 def test_every_left_over_key_is_named() -> None:
-    state = dinov3().state_dict()
+    state = state_of(dinov3())
     with pytest.raises(ValueError, match=r"left over layer.2.norm1.bias, pooler.weight$"):
         from_transformers({**state, "pooler.weight": torch.zeros(1), "layer.2.norm1.bias": torch.zeros(1)}, tiny())
-    gated = dinov3(use_gated_mlp=True, hidden_act="silu").state_dict()
+    gated = state_of(dinov3(use_gated_mlp=True, hidden_act="silu"))
     with pytest.raises(ValueError, match=r"left over layer.0.mlp.gate_proj.bias"):
         from_transformers(gated, tiny())
 
 
 def test_another_shape_is_named() -> None:
-    state = dinov3().state_dict()
+    state = state_of(dinov3())
     state["layer.1.mlp.up_proj.weight"] = torch.zeros(49, 32)
     with pytest.raises(ValueError, match=r"layer.1.mlp.up_proj.weight is \[49, 32\], the config needs \[48, 32\]"):
         from_transformers(state, tiny())
