@@ -26,7 +26,7 @@ from .schema import (
     path_fields,
 )
 from .shards import ShardReader
-from .validate import blame, child, describe, error_at, item_key, locate, one_of, show, validate
+from .validate import blame, child, describe, error_at, item_key, locate, one_of, show, told, validate
 from .yaml_lines import Node
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -89,7 +89,7 @@ class Assembler:
         absolute: dict[str, str] = {}
         for field, mark in path_fields(model).items():
             path, entry = getattr(found, field), child(node, field)
-            if path is None or (entry and entry.bad):
+            if not isinstance(path, str) or (entry and entry.bad):
                 continue
             absolute[field] = os.path.abspath(os.path.expanduser(path))
             if self.look and not mark.there(absolute[field]):
@@ -190,18 +190,22 @@ class Assembler:
         node = child(task, "options") or Node({}, task.file, task.line, task.bad)
         if not isinstance(node.value, dict):
             return None  # told by the task's shape
+        before = len(self.errors)
         options = self.read(spec.options, node, key)
         if options is None or config is None:
             return options
+        known = {error.key for error in self.errors[before:]}
         for name, message in spec.check(options, config):
-            parts = [int(part) if part.isdigit() else part for part in name.split(".")]
+            parts = [int(part) if part.isdigit() else part for part in name.split(".")] if name else []
             entry, entry_key, rest = locate(node, key, parts)
+            entry_key = ".".join([entry_key, *map(str, rest)])
             value: Any = options
             for part in parts:
                 value = value[part] if isinstance(part, int) else getattr(value, part)
-            if not entry.bad:
-                found = ".".join([entry_key, *map(str, rest)])
-                self.errors.append(error_at(entry, found, found=show(value), problem=message))
+            # Without looking at the disk, a path is never wrong.
+            if not (entry.bad or entry_key in known or (name in path_fields(spec.options) and not self.look)):
+                found = show(value.model_dump() if isinstance(value, BaseModel) else value)
+                self.errors.append(told(entry, entry_key, message, found))
         return options
 
     def sources(self, model: type[AnySource], task: Node, key: str, spec: TaskSpec) -> list[AnySource]:
@@ -244,7 +248,7 @@ class Assembler:
             self.errors.append(error_at(format_node, f"{key}.format", allowed=one_of(FORMATS), near=near))
             return
         offered, where, name = FORMATS[source.format].fields, format_node, "format"
-        if source.format == "mds" and self.look and not path_node.bad and os.path.isdir(source.path):
+        if source.format == "mds" and self.look and not path_node.bad and os.path.exists(source.path):
             try:
                 offered, where, name = ShardReader(source.path).fields, path_node, "path"
             except DataError as error:

@@ -53,7 +53,7 @@ class HeldOut(Strict):
 
     name: Name
     format: str  # one of FORMATS
-    path: ExistingFolder
+    path: ExistingPath
 
 
 class Source(HeldOut):
@@ -149,7 +149,8 @@ class Recipe(Strict):
         for name, task in data["tasks"].items():
             del task["held_out"]
             for path in path_fields(type(self.tasks[name].options)):
-                del task["options"][path]
+                if isinstance(task["options"][path], str):
+                    del task["options"][path]
             for source in task["sources"]:
                 del source["path"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

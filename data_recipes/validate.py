@@ -30,11 +30,11 @@ def validate(model: type[Model], node: Node, key: str, errors: list[RecipeError]
     try:
         return model.model_validate_json(json.dumps(node.plain))
     except ValidationError as problems:
-        told: set[str] = set()
+        keys: set[str] = set()
         for problem in problems.errors(include_url=False):
             error = _translate(model, node, key, problem)
-            if error is not None and error.key not in told:  # a union reports each of its members
-                told.add(error.key)
+            if error is not None and error.key not in keys:  # a union reports each of its members
+                keys.add(error.key)
                 errors.append(error)
         return None
 
@@ -89,36 +89,54 @@ def locate(node: Node, key: str, parts: Sequence[str | int]) -> tuple[Node, str,
 
 
 def _translate(model: type[BaseModel], root: Node, root_key: str, problem: Any) -> RecipeError | None:
-    parts: tuple[str | int, ...] = problem["loc"]
-    node, key, rest = locate(root, root_key, parts)
+    parts, missing = _without_labels(root, problem["loc"], problem["type"])
+    node, key, _ = locate(root, root_key, parts)
     if node.bad:
         return None
-    inside = parts[: len(parts) - len(rest)]  # what is left over otherwise is a union's label
-    if problem["type"] == "missing" and rest and isinstance(rest[0], str):
-        annotation, metadata = _annotation(model, parts)
-        allowed = describe(annotation, metadata)
-        return RecipeError(node.file, node.line, f"{key}.{rest[0]}" if key else rest[0], "nothing", allowed)
+    if missing:
+        allowed = describe(*_annotation(model, [*parts, missing]))
+        return RecipeError(node.file, node.line, f"{key}.{missing}" if key else missing, "nothing", allowed)
     if problem["type"] == "extra_forbidden":
-        keys = _keys(model, inside[:-1])
-        return error_at(node, key, found="an unknown key", allowed=one_of(keys), near=nearest(str(inside[-1]), keys))
+        keys = _keys(model, parts[:-1])
+        return error_at(node, key, found="an unknown key", allowed=one_of(keys), near=nearest(str(parts[-1]), keys))
     if problem["type"] in ("value_error", "assertion_error"):
         return blame(node, key, str(problem["ctx"]["error"]))
-    annotation, metadata = _annotation(model, inside)
+    annotation, metadata = _annotation(model, parts)
     near = ""
     if problem["type"] == "literal_error" and isinstance(node.value, str):
         near = nearest(node.value, [str(name) for name in get_args(_literal(annotation))])
     return error_at(node, key, allowed=describe(annotation, metadata), near=near)
 
 
+def _without_labels(root: Node, where: Sequence[str | int], kind: str) -> tuple[list[str | int], str]:
+    """The part of pydantic's location that the recipe has, and the key that is missing there, if one is.
+
+    Between keys pydantic puts the labels of a union's members.
+    """
+    parts: list[str | int] = []
+    node = root
+    for part in where:
+        entry = child(node, part)
+        if entry is not None:
+            parts.append(part)
+            node = entry
+    last = where[-1] if where else ""
+    return parts, last if kind == "missing" and isinstance(last, str) else ""
+
+
 def blame(node: Node, key: str, message: str) -> RecipeError:
     """A message of a model about itself, put at the first entry that it names, if it names one."""
     named = next((word for word in re.findall(r"\w+", message) if word in node.entries), None)
-    problem, found = message.removeprefix(f"{named}: "), ""
-    if problem.startswith("found "):
-        found, _, problem = problem.removeprefix("found ").partition(", ")
-    if named is None:
-        return error_at(node, key, problem=problem, found=found)
-    return error_at(node.entries[named], f"{key}.{named}", problem=problem, found=found)
+    if named is not None:
+        node, key = node.entries[named], f"{key}.{named}"
+    return told(node, key, message.removeprefix(f"{named}: "), show(node.plain))
+
+
+def told(node: Node, key: str, message: str, value: str) -> RecipeError:
+    """The error that a model's or a task's own message tells; where it says what it found, that is not said twice."""
+    if message.startswith("found "):
+        value, _, message = message.removeprefix("found ").partition(", ")
+    return error_at(node, key, found=value, problem=message)
 
 
 def _annotation(model: type[BaseModel], parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from interlace.data_recipes.schema import ExistingFolder, ExistingPath
+
 from ..interface import TaskOptions
 
 
@@ -54,10 +56,11 @@ class CaptioningOptions(TaskOptions):
     texts: int = Field(default=1, ge=1)
     #: folder of a ``transformers`` Qwen3 model, or the shape of a new one
     decoder: Annotated[
-        Annotated[str, Tag("folder")] | Annotated[DecoderShape, Tag("shape")], Discriminator(_kind_of_decoder)
+        Annotated[ExistingFolder, Tag("folder")] | Annotated[DecoderShape, Tag("shape")],
+        Discriminator(_kind_of_decoder),
     ]
     #: folder of a ``transformers`` tokenizer or a SentencePiece ``.model`` file; None: the decoder's folder
-    tokenizer: str | None = None
+    tokenizer: ExistingPath | None = None
     max_tokens: int = Field(default=256, ge=4)  # of start, prompt and answer together; a longer answer is cut there
     box_bins: int = Field(default=1000, ge=2, le=1000)  # a box's side is written as one of so many whole numbers
     max_generated: int = Field(default=64, ge=1)  # tokens of a generated answer
