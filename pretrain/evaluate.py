@@ -1,0 +1,89 @@
+"""Held-out measures beside blind guesses: rows for ``eval.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from interlace.data_recipes import Sample, generator
+from interlace.tasks.interface import Measure, Task
+
+#: Resamplings of the bootstrap, and the share of them inside the interval.
+RESAMPLINGS, COVERAGE = 2000, 0.95
+
+
+@dataclass
+class HeldOut:
+    """A task's held-out samples and what its input-free predictors learned from training samples."""
+
+    task: Task
+    samples: Sequence[Sample]
+    blind: Any
+
+
+def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) -> list[dict[str, Any]]:
+    """One row a measure: ``{"step", "task", "measure", "value", "better", "blind", "low", "high", "n"}``.
+
+    ``low`` and ``high`` bound, at 95%, by how much the model is better than blind (positive = better whatever
+    ``better`` says); scenes are resampled, not samples, because clips of one room err alike.
+    """
+    rows: list[dict[str, Any]] = []
+    was_training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        for name, part in held_out.items():
+            part.task.eval()
+            measures = part.task.evaluate(backbone, part.samples, part.blind)  # type: ignore[arg-type]
+            part.task.train()
+            scenes = [scene(sample.key) for sample in part.samples]
+            rows += [{"step": step, "task": name, **row(measure, scenes)} for measure in measures]
+    backbone.train(was_training)
+    return rows
+
+
+def pictures(backbone: nn.Module, held_out: Mapping[str, HeldOut], folder: Path, label: str) -> list[Path]:
+    """Every task's pictures of its held-out samples, drawn into ``folder``."""
+    was_training = backbone.training
+    backbone.eval()
+    drawn: list[Path] = []
+    with torch.no_grad():
+        for part in held_out.values():
+            part.task.eval()
+            drawn += part.task.pictures(backbone, part.samples, folder, label)  # type: ignore[arg-type]
+            part.task.train()
+    backbone.train(was_training)
+    return drawn
+
+
+def row(measure: Measure, scenes: Sequence[str]) -> dict[str, Any]:
+    """A measure's mean, its blind line, and the interval of the difference."""
+    applies = np.isfinite(measure.values) & np.isfinite(measure.blind)
+    values, blind = measure.values[applies], measure.blind[applies]
+    facts = {"measure": measure.name, "better": measure.better, "n": len(values)}
+    if not len(values):
+        return {**facts, "value": None, "blind": None, "low": None, "high": None}
+    gain = values - blind if measure.better == "higher" else blind - values
+    low, high = interval(gain, [name for name, used in zip(scenes, applies, strict=True) if used])
+    return {**facts, "value": float(values.mean()), "blind": float(blind.mean()), "low": low, "high": high}
+
+
+def interval(gain: np.ndarray, scenes: Sequence[str]) -> tuple[float, float]:
+    """The bootstrap interval of the mean of ``gain`` [n], whole scenes drawn with replacement."""
+    _, member = np.unique(np.asarray(scenes), return_inverse=True)
+    sums, counts = np.bincount(member, weights=gain), np.bincount(member)
+    drawn = generator(0, "bootstrap", len(sums)).integers(0, len(sums), (RESAMPLINGS, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    tail = (1 - COVERAGE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def scene(key: str) -> str:
+    """The scene a sample belongs to: the first two parts of its key, ``source/scene``."""
+    return "/".join(key.split("/")[:2])

@@ -1,0 +1,62 @@
+"""Which process this is: alone, under torchrun, or under srun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among all of them, and the device it computes on."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """True on the one process that writes files and prints."""
+        return self.rank == 0
+
+
+def join() -> Ranks:
+    """Join the job's process group, nccl on CUDA and gloo elsewhere; alone, make a group of one.
+
+    Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) or, without them, Slurm's (SLURM_PROCID, SLURM_NTASKS,
+    SLURM_LOCALID; the master is the first host of SLURM_JOB_NODELIST, the port is made from SLURM_JOB_ID).
+    Calling it again returns the same place.
+    """
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        _adopt_slurm()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        else:
+            # An in-process store: alone, no port is opened that another run could already hold.
+            dist.init_process_group(backend, store=torch.distributed.distributed_c10d.HashStore(), rank=0, world_size=1)
+    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
+
+
+def _adopt_slurm() -> None:
+    """Say in torchrun's words what Slurm said in its own."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "127.0.0.1")
+    if "MASTER_ADDR" not in os.environ:
+        hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    # Jobs that share a node need ports of their own; 15,000 above 20,000 stay clear of the ephemeral range.
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")

@@ -1,0 +1,92 @@
+"""A stopped step in one file, and the step again in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from interlace.backbone import BackboneNoise
+from interlace.data_recipes.feed import Feed
+from interlace.data_recipes.schema import Recipe
+from interlace.tasks.interface import Progress
+
+from .ranks import Ranks
+from .save import CENTRES, STUDENT, TEACHERS
+from .step import Micro, Parts, objective, to_device
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Where the file lies, and the keys of the samples in it, task by task."""
+
+    path: Path
+    keys: dict[str, list[str]]
+
+
+def write_replay(
+    path: Path, recipe: Recipe, parts: Parts, feeds: Mapping[str, Feed], micros: list[Micro], step: int, ranks: Ranks
+) -> Replay:
+    """Write the step's *global* micro-batches and the weights before it. All ranks take part, the first writes.
+
+    The micro-batches are made again for a single rank, which gives the same samples and draws; every random draw of a
+    loss is keyed by the seed and the step, so there is no random state besides those.
+    """
+    weights = {
+        STUDENT: dict(parts.engine.state()),
+        TEACHERS: dict(parts.teachers.state()),
+        CENTRES: dict(parts.centres.state()),
+    }
+    whole = [feeds[micro.task].micro_batch(step, micro.index) for micro in micros]
+    keys: dict[str, list[str]] = {}
+    for micro in whole:
+        keys.setdefault(micro.task, []).extend(micro.keys)
+    if ranks.first:
+        content = {
+            "recipe": yaml.safe_dump(recipe.resolved()),
+            "step": step,
+            "adam_steps": {STUDENT: parts.engine.adam_steps, CENTRES: parts.centres.adam_steps},
+            "weights": weights,
+            "micros": [(micro.task, micro.index, micro.batch, micro.keys) for micro in whole],
+        }
+        torch.save(content, path)
+    dist.barrier()
+    return Replay(path, keys)
+
+
+def read_replay(path: Path) -> dict[str, Any]:
+    """What :func:`write_replay` wrote. Reads tensors and plain data only, whatever the file holds."""
+    with torch.serialization.safe_globals([BackboneNoise]):
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def replay_step(content: Mapping[str, Any], parts: Parts, recipe: Recipe, ranks: Ranks) -> dict[str, float]:
+    """Run the step's forward and backward passes again in one process, without the update.
+
+    Returns ``{"task/term": value, ..., "gradient_norm": value}``.
+    """
+    weights, counters = content["weights"], content["adam_steps"]
+    parts.engine.load_state(weights[STUDENT].items(), counters[STUDENT])
+    parts.teachers.load_state(weights[TEACHERS].items())
+    parts.centres.load_state(weights[CENTRES].items(), counters[CENTRES])
+    found: dict[str, float] = {}
+    micros = content["micros"]
+    for position, (task, index, batch, _) in enumerate(micros):
+        part = recipe.tasks[task]
+        progress = Progress(content["step"], recipe.engine.steps, recipe.seed, index)
+        terms = parts.engine.forward(task, to_device(batch, ranks.device), parts.teachers.get(task), progress)
+        loss, sums, counts = objective(terms, part.weight / part.micro_batches)
+        parts.engine.backward(loss, last=position == len(micros) - 1)
+        for name, value in zip(terms, (sums / counts.clamp(min=1e-30)).tolist(), strict=True):
+            found[f"{task}/{name}"] = value
+    norm = parts.engine.gradient_norm().square() + parts.centres.squared_norm().to(ranks.device)
+    found["gradient_norm"] = float(norm.sqrt())
+    parts.engine.discard()
+    parts.centres.discard()
+    return found

@@ -1,0 +1,104 @@
+"""What a run leaves behind, and who may write into it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import newest
+
+
+class FolderInUse(ValueError):
+    """The folder holds another run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe with everything resolved; reading it back gives the same recipe."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Training's numbers, a JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """Held-out measures, a JSON object a line."""
+        return self.root / "eval.jsonl"
+
+    @property
+    def pictures(self) -> Path:
+        """What the model sees, drawn at the start and at the end."""
+        return self.root / "pictures"
+
+    def open(self, recipe: str, *, resume: bool) -> Path | None:
+        """Make the folder for a new run, or find the checkpoint to go on from.
+
+        ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
+        :class:`FolderInUse` when the folder holds a run and ``resume`` is false.
+        """
+        used = self.recipe.exists()
+        if used and not resume:
+            raise FolderInUse(f"{self.root} already holds a run; go on with --resume, or name another --run folder")
+        for folder in (self.root, self.checkpoints, self.pictures):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not used:
+            self.recipe.write_text(recipe)
+            (self.root / "environment.txt").write_text(environment())
+        return newest(self.checkpoints) if used else None
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON lines in one write, so that a crash leaves at most one cut line."""
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the rows past ``step``: a resumed run takes those steps again."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:  # the line a crash cut short
+        return float("inf")
+
+
+def environment() -> str:
+    """Machine, revision and every installed package, for ``environment.txt``."""
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    lines = [
+        f"python {platform.python_version()} on {platform.platform()}",
+        f"revision {git.stdout.strip() or 'unknown'}",
+        f"torch threads {torch.get_num_threads()}, cuda {torch.version.cuda}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"device {torch.cuda.get_device_name()}")
+    packages = {f"{found.metadata['Name']}=={found.version}" for found in distributions()}
+    return "\n".join([*lines, *sorted(packages, key=str.lower)]) + "\n"

@@ -1,0 +1,120 @@
+"""A run's state on disk: checkpoints to go on from, and the backbone and heads to hand over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from interlace import backbone as backbones
+from interlace.data_recipes.schema import Recipe
+
+from .checkpoint import BadCheckpoint, Reader, Writer, newest, prune
+from .ranks import Ranks
+from .run_folder import RunFolder
+from .step import Parts
+
+#: Groups of a checkpoint: the student with Adam's moments, the teachers, the centres with theirs.
+STUDENT, TEACHERS, CENTRES = "student", "teachers", "centres"
+#: What begins the name of a weight, beside ``exp_avg/`` and ``exp_avg_sq/``.
+WEIGHT = "weight/"
+
+
+def save_checkpoint(folder: RunFolder, parts: Parts, recipe: Recipe, step: int, cursors: object, ranks: Ranks) -> None:
+    """Write the state after ``step`` steps; all ranks take part, the first writes.
+
+    It is all there is: every random draw is keyed by the seed and what is drawn, so no generator has a state.
+    ``cursors``: where every source stands, JSON.
+    """
+    writer = Writer(folder.checkpoints, step) if ranks.first else None
+    streams: dict[str, Iterator[tuple[str, Tensor]]] = {
+        STUDENT: parts.engine.state(),
+        TEACHERS: parts.teachers.state(),
+        CENTRES: parts.centres.state(),
+    }
+    for group, stream in streams.items():
+        if writer is not None:
+            writer.tensors(group, stream)
+        else:
+            for _ in stream:  # every tensor is assembled by all ranks together
+                pass
+    if writer is not None:
+        state = {
+            "step": step,
+            "recipe": recipe.digest(),
+            "seed": recipe.seed,
+            "world": ranks.world,
+            "adam_steps": {STUDENT: parts.engine.adam_steps, CENTRES: parts.centres.adam_steps},
+            "cursors": cursors,
+        }
+        writer.commit(state)
+        prune(folder.checkpoints, recipe.engine.keep)
+    dist.barrier()
+
+
+def load_checkpoint(path: Path, parts: Parts, digest: str) -> int:
+    """Go on from a checkpoint of this recipe; the number of ranks and the ZeRO stage may differ. Returns its step."""
+    reader = Reader(path)
+    if reader.state["recipe"] != digest:
+        raise BadCheckpoint(
+            f"{path} was made with another recipe (the run's recipe.yaml shows it): resuming must change nothing that "
+            "decides the weights; to begin anew from its weights, set start_from in a new run"
+        )
+    steps = reader.state["adam_steps"]
+    parts.engine.load_state(reader.tensors(STUDENT), steps[STUDENT])
+    parts.teachers.load_state(reader.tensors(TEACHERS))
+    parts.centres.load_state(reader.tensors(CENTRES), steps[CENTRES])
+    return int(reader.state["step"])
+
+
+def load_weights(run: Path, parts: Parts) -> None:
+    """Begin from the weights of another run: backbone, heads, teachers and centres; Adam begins anew."""
+    path = newest(RunFolder(run).checkpoints)
+    if path is None:
+        raise BadCheckpoint(f"start_from: {run} holds no checkpoint")
+    reader = Reader(path)
+    parts.engine.load_state(_fresh_moments(reader.tensors(STUDENT)), 0)
+    parts.teachers.load_state(reader.tensors(TEACHERS))
+    parts.centres.load_state(_fresh_moments(reader.tensors(CENTRES)), 0)
+
+
+def _fresh_moments(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    for label, tensor in stream:
+        yield label, tensor if label.startswith(WEIGHT) else torch.zeros_like(tensor)
+
+
+def export(folder: RunFolder, parts: Parts, recipe: Recipe, ranks: Ranks) -> None:
+    """Write ``backbone/`` and ``heads/TASK.safetensors`` with their configurations, fp32, whole or not at all."""
+    with parts.engine.full_parameters() as student:
+        if ranks.first:
+            _replace(folder.root / "backbone", lambda target: backbones.save(student.backbone, target))
+            _replace(folder.root / "heads", lambda target: _write_heads(target, student.tasks.items(), recipe))
+    dist.barrier()
+
+
+def _write_heads(target: Path, tasks: Iterable[tuple[str, torch.nn.Module]], recipe: Recipe) -> None:
+    target.mkdir()
+    for name, task in tasks:
+        state = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in task.state_dict().items()}
+        save_file(state, target / f"{name}.safetensors")
+        (target / f"{name}.json").write_text(json.dumps(recipe.tasks[name].options.model_dump(mode="json"), indent=1))
+
+
+def load_heads(folder: Path, task: torch.nn.Module, name: str) -> None:
+    """Read ``heads/NAME.safetensors`` of a run into a task of the same options. Names must match exactly."""
+    task.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder beside ``target`` and swap it in: a reader sees the old one or the new one."""
+    fresh = target.with_name(f".new-{target.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    write(fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)

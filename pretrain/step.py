@@ -1,0 +1,135 @@
+"""One interlaced step: all tasks' micro-batches, one backward each, one optimizer step (OmniStream, section 4.2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from interlace.tasks.interface import Batch, Progress, Term
+
+from .cosine import TaskGradients
+from .health import NonFinite
+from .sharded import ShardedAdam
+from .teachers import Teachers
+from .zero import ZeroEngine
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One global micro-batch as this rank sees it: its own samples, and their keys."""
+
+    task: str
+    index: int  # which of the task's micro-batches within the step
+    batch: Batch
+    keys: list[str]
+
+
+@dataclass
+class Outcome:
+    """What one step did. Sums are over all ranks; seconds are this rank's own."""
+
+    losses: dict[str, float] = field(default_factory=dict)  # "task/term" -> value before the weights
+    gradient_norm: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)  # task -> forward and backward; "step" -> the rest
+    stop: bool = False  # some rank was asked to stop
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a step changes."""
+
+    engine: ZeroEngine
+    centres: ShardedAdam
+    teachers: Teachers
+    cosine: TaskGradients
+
+
+def interlaced_step(
+    parts: Parts,
+    micros: Sequence[Micro],
+    *,
+    shares: Mapping[str, float],
+    progress: Progress,
+    rate: float,
+    clip: float,
+    stop: bool,
+    device: torch.device,
+) -> Outcome:
+    """Forward and backward of every micro-batch, then one finite check, one clip, one update, and the teachers.
+
+    ``shares[task]`` is the task's weight divided by its number of micro-batches. ``clip`` bounds the global gradient
+    norm, the sharded centres included; infinity leaves it alone. Raises :class:`NonFinite` on every rank, with
+    nothing changed, when a loss term or the gradient norm of any rank is not finite.
+    """
+    outcome = Outcome()
+    names: list[str] = []
+    values: list[Tensor] = []
+    for position, micro in enumerate(micros):
+        began = time.perf_counter()
+        now = Progress(progress.step, progress.steps, progress.seed, micro.index)
+        batch = to_device(micro.batch, device)
+        terms = parts.engine.forward(micro.task, batch, parts.teachers.get(micro.task), now)
+        loss, sums, counts = objective(terms, shares[micro.task])
+        with parts.cosine.watch(micro.task):
+            parts.engine.backward(loss, last=position == len(micros) - 1)
+        names += [f"{micro.task}/{term}" for term in terms]
+        values += [sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)]
+        spent = time.perf_counter() - began
+        outcome.seconds[micro.task] = outcome.seconds.get(micro.task, 0.0) + spent
+
+    began = time.perf_counter()
+    norm = (parts.engine.gradient_norm().float().square() + parts.centres.squared_norm()).sqrt()
+    # One vector, summed over ranks and read once: NaN and Inf survive the sum, so every rank decides alike.
+    flags = torch.tensor([float(stop)], device=device)
+    world = dist.get_world_size()
+    vector = torch.cat([*values, norm.reshape(1) / world, flags]).double()
+    dist.all_reduce(vector)
+    *losses, outcome.gradient_norm, asked = vector.tolist()
+    outcome.stop = asked > 0
+    if not torch.isfinite(torch.tensor([*losses, outcome.gradient_norm])).all():
+        parts.engine.discard()
+        parts.centres.discard()
+        raise NonFinite(dict(zip(names, losses, strict=True)), outcome.gradient_norm)
+    scale = min(1.0, clip / (outcome.gradient_norm + 1e-6))
+    parts.engine.step(rate, scale)
+    parts.centres.step(rate, scale)
+    parts.teachers.update(progress)
+    for name, value in zip(names, losses, strict=True):
+        outcome.losses[name] = outcome.losses.get(name, 0.0) + value / names.count(name)
+    outcome.seconds["step"] = time.perf_counter() - began
+    return outcome
+
+
+def objective(terms: Mapping[str, Term], share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The scalar this rank runs backward on, its sums [terms] and the counts [terms] over all ranks.
+
+    Gradients are averaged over ranks, so the factor ``world`` makes the average of the ranks' scalars equal
+    ``share * sum_i weight_i * (sum over ranks of sum_i) / (sum over ranks of count_i)``.
+    """
+    sums = torch.stack([term.sum.float() for term in terms.values()])
+    counts = torch.stack([term.count.detach().float().to(sums.device) for term in terms.values()])
+    dist.all_reduce(counts)
+    weights = torch.tensor([term.weight for term in terms.values()], device=sums.device)
+    # A term nobody has an element for has sum 0 and stays in the graph: its modules run on every rank.
+    divisor = torch.where(counts > 0, counts, torch.ones_like(counts))
+    loss = share * dist.get_world_size() * (weights * sums / divisor).sum()
+    return loss, sums.detach(), counts
+
+
+def to_device(value: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch, however deep it lies, to ``device``."""
+
+    def move(item: object) -> object:
+        if isinstance(item, dict):
+            return {key: move(inner) for key, inner in item.items()}
+        if isinstance(item, list | tuple):
+            return type(item)(move(inner) for inner in item)
+        to = getattr(item, "to", None)
+        return to(device) if callable(to) else item
+
+    return {key: move(inner) for key, inner in value.items()}

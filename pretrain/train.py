@@ -1,0 +1,257 @@
+"""Pretraining, top to bottom, as section 4.2 of the OmniStream paper tells it.
+
+All tasks are interleaved within each step: their micro-batches are traversed one after another, gradients
+accumulate, and the parameters are updated once. Recipe, tasks and engine meet in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import torch
+import torch.distributed as dist
+
+from interlace import backbone as backbones
+from interlace.backbone import PRESETS, Backbone, BackboneConfig
+from interlace.data_recipes.loader import Loader, interleaved
+from interlace.data_recipes.recipe import read_recipe, resolve
+from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
+from interlace.tasks import TASKS
+from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
+
+from .cosine import TaskGradients
+from .evaluate import HeldOut, evaluate, pictures
+from .feeds import build_feeds, held_out_samples, training_samples
+from .health import NonFinite, account
+from .log import Interval, Log
+from .ranks import Ranks, join
+from .replay import read_replay, replay_step, write_replay
+from .run_folder import RunFolder, forget_after
+from .save import export, load_checkpoint, load_weights, save_checkpoint
+from .schedules import learning_rate
+from .sharded import ShardedAdam
+from .step import Micro, Outcome, Parts, interlaced_step
+from .student import Student
+from .teachers import Teachers
+from .zero import ZeroConfig, ZeroEngine
+
+#: Exit status after saving on SIGTERM: 128 + the signal's number, as shells have it.
+TERMINATED = 128 + signal.SIGTERM
+
+#: What a recipe may say about the backbone and each task.
+SECTIONS = Sections(
+    backbone=BackboneConfig,
+    presets=PRESETS,
+    tasks={name: TaskSpec.of(task) for name, task in TASKS.items()},
+)
+
+
+class Terminated(SystemExit):
+    """The run was asked to stop, saved, and stops. Exit status :data:`TERMINATED`."""
+
+
+def recipe_from(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe against every task this version knows. Raises RecipeErrors with all that is wrong."""
+    return read_recipe(path, overrides, SECTIONS)
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who watches a run; both are called on the first rank only."""
+
+    step: Callable[[int, Outcome], None] = lambda step, outcome: None
+    say: Callable[[str], None] = lambda line: None
+
+
+def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Observer | None = None) -> RunFolder:
+    """Train one backbone on all of the recipe's tasks; everything the run leaves lies under ``root``.
+
+    Works alone, under torchrun and under srun. With ``resume`` it goes on from the newest checkpoint, bit for bit on
+    the same number of ranks, or begins when there is none. Raises FolderInUse for another run's folder without
+    ``resume``, :class:`NonFinite` (nothing changed, a replay file written) and :class:`Terminated` (saved) on SIGTERM.
+    """
+    observer = observer or Observer()
+    ranks, engine, folder = join(), recipe.engine, RunFolder(root)
+    checkpoint = open_together(folder, recipe, ranks, resume)
+
+    # One backbone under every task's heads, sharded by ZeRO; teachers and cluster centres beside it.
+    parts, tasks = build(recipe, ranks)
+    start = 0
+    if checkpoint is not None:
+        start = load_checkpoint(checkpoint, parts, recipe.digest())
+    elif recipe.start_from is not None:
+        load_weights(Path(recipe.start_from), parts)
+
+    # The order of samples is a function of the seed and the step: no rank, worker or restart can change it.
+    feeds = build_feeds(recipe, tasks)
+    shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
+    samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
+    loader = Loader(
+        feeds,
+        interleaved({name: part.micro_batches for name, part in recipe.tasks.items()}),
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=engine.workers,
+        start_step=start,
+        stop_step=engine.steps,
+    )
+    held_out = {
+        name: HeldOut(tasks[name], found, tasks[name].fit_blind(training_samples(feeds[name], engine.blind_samples)))
+        for name, part in recipe.tasks.items()
+        if (found := held_out_samples(part))
+    }
+
+    log = Log(folder) if ranks.first else None
+    if log is not None and checkpoint is not None:
+        forget_after(folder.metrics, start - 1)
+        forget_after(folder.evaluations, start - 1)
+
+    def measure(step: int, *, draw: str | None = None) -> None:
+        with parts.engine.full_parameters() as student:
+            rows = evaluate(student.backbone, held_out, step)
+            if draw is not None and ranks.first:
+                pictures(student.backbone, held_out, folder.pictures, draw)
+        if log is not None:
+            log.evaluations(rows)
+
+    if start == 0:
+        measure(0, draw="start")
+    interval = Interval()
+    with asked_to_stop() as asked, loader:
+        for step, micros in enumerate(loader, start):
+            progress = Progress(step, engine.steps, recipe.seed)
+            rate = learning_rate(step, steps=engine.steps, peak=engine.lr, warmup=engine.warmup, final=engine.final_lr)
+            parts.cosine.begin(sample=engine.cosine_every > 0 and step % engine.cosine_every == 0)
+            step_micros = [Micro(micro.task, micro.index, micro.batch, micro.keys) for micro in micros]
+            try:
+                outcome = interlaced_step(
+                    parts,
+                    step_micros,
+                    shares=shares,
+                    progress=progress,
+                    rate=rate,
+                    clip=engine.clip,
+                    stop=asked(),
+                    device=ranks.device,
+                )
+            except NonFinite as error:
+                replay = write_replay(
+                    folder.root / f"replay_{step:08d}.pt", recipe, parts, feeds, step_micros, step, ranks
+                )
+                raise SystemExit(account(error, step, replay.keys, str(replay.path))) from error
+            done = step + 1
+            interval.add(outcome, samples, loader.waited())
+            if done % engine.log_every == 0 or done == engine.steps or parts.cosine.sampling:
+                row = interval.close(done, rate, ranks.device) | task_signals(tasks)
+                row |= {f"cosine/{pair}": value for pair, value in parts.cosine.cosines().items()}
+                if log is not None:
+                    log.metrics(row)
+            if ranks.first:
+                observer.step(done, outcome)
+            last = done == engine.steps
+            if last or outcome.stop or done % engine.checkpoint_every == 0:
+                save_checkpoint(folder, parts, recipe, done, loader.cursors(done), ranks)
+            if outcome.stop and not last:
+                raise Terminated(TERMINATED)
+            if last or done % engine.evaluate_every == 0:
+                measure(done, draw="end" if last else None)
+    export(folder, parts, recipe, ranks)
+    if log is not None:
+        log.close()
+    return folder
+
+
+def build(recipe: Recipe, ranks: Ranks) -> tuple[Parts, dict[str, Task]]:
+    """The student in its engine, its teachers and its centres, before any training.
+
+    Weights are drawn from ``recipe.seed`` alone. A frozen copy of the initial backbone (Gram anchoring's teacher) is
+    taken after ``recipe.backbone.init`` was loaded.
+    """
+    engine, config = recipe.engine, recipe.backbone.config
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        if recipe.backbone.init is None:
+            backbone = Backbone(config)
+        else:
+            backbone = backbones.load(recipe.backbone.init, **asdict(config))
+        context = TaskContext(config, recipe.seed, ranks.rank, ranks.world, ranks.device)
+        tasks = {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
+    student = Student(backbone, tasks)
+    teachers = Teachers(student, ranks.device)
+    cosine = TaskGradients(backbone)
+    zero = ZeroEngine(
+        student,
+        ZeroConfig(
+            stage=engine.zero.stage,
+            offload=engine.zero.offload,
+            precision=engine.precision,
+            optimizer=engine.optimizer,
+            lr=engine.lr,
+            betas=engine.betas,
+            eps=engine.eps,
+            weight_decay=engine.weight_decay,
+        ),
+        ranks.device,
+    )
+    teachers.follow(zero)
+    centres = ShardedAdam(
+        {name: task.sharded() for name, task in tasks.items()},
+        optimizer=engine.optimizer,
+        betas=engine.betas,
+        eps=engine.eps,
+        weight_decay=engine.weight_decay,
+    )
+    return Parts(zero, centres, teachers, cosine), tasks
+
+
+def replay(file: Path) -> dict[str, float]:
+    """A stopped step again, in this process: its terms and gradient norm."""
+    ranks, content = join(), read_replay(file)
+    recipe = resolve(content["recipe"], SECTIONS)
+    parts, _ = build(recipe, ranks)
+    return replay_step(content, parts, recipe, ranks)
+
+
+def open_together(folder: RunFolder, recipe: Recipe, ranks: Ranks, resume: bool) -> Path | None:
+    """The first rank opens the run's folder; every rank learns the checkpoint, or the error."""
+    answer: list[object] = [None]
+    if ranks.first:
+        try:
+            answer = [folder.open(recipe.to_yaml(), resume=resume)]
+        except (OSError, ValueError) as error:
+            answer = [error]
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]  # type: ignore[return-value]
+
+
+def task_signals(tasks: Mapping[str, Task]) -> dict[str, float]:
+    """Every task's collapse signals of its last micro-batch, on this rank."""
+    return {
+        f"signal/{name}/{signal}": float(value)
+        for name, task in tasks.items()
+        for signal, value in task.signals().items()
+    }
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM into a question the loop asks once a step, so that a save never starts inside one."""
+    asked = False
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
