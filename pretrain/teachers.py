@@ -32,7 +32,7 @@ class Teachers:
                 for p in teacher.parameters():
                     # As DeepSpeed does for the student: everybody has what the first rank has.
                     dist.broadcast(p.data, src=0)
-        self._followed = {name: _followed(name, module, student) for name, module in self._modules.items()}
+        self._followed = {name: followed_names(name, module, student) for name, module in self._modules.items()}
 
     def follow(self, engine: ZeroEngine) -> None:
         """Partition the teachers as ``engine`` partitions its student, and take its masters from now on."""
@@ -76,7 +76,7 @@ class Teachers:
             raise ValueError(f"the checkpoint lacks the teachers' {', '.join(sorted(expected)[:5])}")
 
 
-def _followed(task: str, teacher: nn.Module, student: Student) -> dict[str, str]:
+def followed_names(task: str, teacher: nn.Module, student: Student) -> dict[str, str]:
     """The teacher's parameters that move, and the student's that each follows. Raises ValueError for a strange name."""
     shapes = {name: p.shape for name, p in student.named_parameters()}
     followed = {}

@@ -1,0 +1,154 @@
+"""The engine on two real processes: every ZeRO stage equals plain PyTorch on the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zero_cases as cases
+from harness import Ranks
+from torch import nn
+from toy import build
+
+from interlace.pretrain.student import Student
+from interlace.pretrain.zero import ZeroConfig, ZeroEngine
+
+STAGES = [{"stage": stage} for stage in range(4)]
+OFFLOADED = [{"stage": stage, "offload": "cpu"} for stage in (1, 2, 3)]
+SLOW_OFFLOADED = [pytest.param(options, marks=pytest.mark.slow) for options in OFFLOADED]
+
+
+def label(options: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in options.values())
+
+
+@pytest.mark.parametrize("options", [*STAGES, *OFFLOADED], ids=label)
+def test_interlaced_steps_equal_plain_pytorch(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.interlaced, **options):
+        assert found["parameters"] < 1e-5
+        assert found["norms"] < 1e-5
+        # Nothing is clipped: DeepSpeed's default would clip at 1.
+        assert found["largest"] > 1
+
+
+@pytest.mark.parametrize("options", [*STAGES, *SLOW_OFFLOADED], ids=label)
+def test_interlaced_steps_in_bf16_update_as_plain_autocast(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.interlaced, precision="bf16", **options):
+        assert found["dtype"] == "torch.bfloat16"
+        assert found["update"] < 0.05
+
+
+@pytest.mark.parametrize("options", [STAGES[2], *SLOW_OFFLOADED], ids=label)
+def test_weight_decay_reaches_every_parameter_every_step(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.interlaced, decay=0.1, **options):
+        assert found["parameters"] < 1e-5
+
+
+@pytest.mark.parametrize("options", [*STAGES, *SLOW_OFFLOADED], ids=label)
+def test_clip_counts_the_sharded_centres(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.clipped_with_centres, **options):
+        assert found["smallest"] > 0.05  # every step is clipped
+        assert found["norms"] < 1e-5
+        assert found["parameters"] < 1e-5
+        assert found["centres"] < 1e-5
+
+
+@pytest.mark.parametrize("options", [*STAGES, *OFFLOADED], ids=label)
+def test_discarded_step_leaves_no_trace(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    assert two_ranks.run(cases.discarded, **options) == [[], []]
+
+
+@pytest.mark.parametrize("options", [*STAGES, *OFFLOADED], ids=label)
+def test_same_layout_resumes_bit_for_bit(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    assert two_ranks.run(cases.resumed, **options) == [[], []]
+
+
+def crossings() -> list[Any]:
+    """From (ranks, options) to (ranks, options): a few, and the rest of all of them as slow tests."""
+    quick = {
+        (2, "2", 1, "3"),
+        (2, "3", 1, "0"),
+        (1, "0", 2, "1"),
+        (1, "3", 2, "2"),
+        (2, "1", 2, "3-cpu"),
+        (2, "3-cpu", 2, "0"),
+    }
+    ends = [(ranks, options) for ranks in (1, 2) for options in (*STAGES, *OFFLOADED)]
+    pairs = []
+    for writer, theirs in ends:
+        for reader, ours in ends:
+            name = (writer, label(theirs), reader, label(ours))
+            marks = () if name in quick else pytest.mark.slow
+            pairs.append(pytest.param(writer, theirs, reader, ours, marks=marks, id="{}x{}-to-{}x{}".format(*name)))
+    return pairs
+
+
+@pytest.mark.parametrize(("writer", "theirs", "reader", "ours"), crossings())
+def test_any_layout_reads_what_any_wrote(
+    one_rank: Ranks,
+    two_ranks: Ranks,
+    tmp_path_factory: pytest.TempPathFactory,
+    writer: int,
+    theirs: dict[str, Any],
+    reader: int,
+    ours: dict[str, Any],
+) -> None:
+    worlds = {1: one_rank, 2: two_ranks}
+    path = tmp_path_factory.getbasetemp() / f"state-{writer}-{label(theirs)}"
+    if not path.exists():
+        worlds[writer].run(cases.saved, path=str(path), **theirs)
+    for found in worlds[reader].run(cases.continued, path=str(path), **ours):
+        assert found["wrong"] == []
+        assert found["steps"] == 3
+        assert found["parameters"] < 1e-5
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_state_that_does_not_fit_is_refused(two_ranks: Ranks, stage: int) -> None:
+    for lacking, strange, bent in two_ranks.run(cases.refused, stage=stage):
+        assert lacking == "the checkpoint lacks exp_avg/backbone.gain (1 tensors)"
+        assert strange == "the checkpoint holds weight/backbone.pos, which this student has not (or twice)"
+        assert bent == "weight of backbone.gain is [3] in the checkpoint and [12] in this student"
+
+
+@pytest.mark.parametrize("options", [STAGES[0], STAGES[3], OFFLOADED[2]], ids=label)
+def test_full_parameters_are_plain_and_training_goes_on(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.whole_inside, **options):
+        assert found == {"wrong": [], "after": []}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stages_share_out_what_they_promise(two_ranks: Ranks, stage: int) -> None:
+    found = two_ranks.run(cases.shares, stage=stage)
+    whole = found[0]["whole"]
+    if stage == 0:
+        assert [each["moments"] for each in found] == [whole, whole]
+    else:
+        assert sum(each["moments"] for each in found) == whole
+        assert max(each["moments"] for each in found) <= whole / 2 + 20
+    assert (max(each["large"] for each in found) == 0) == (stage == 3)
+
+
+def test_calls_out_of_order_are_refused(one_rank: Ranks) -> None:
+    ((norm, step, backward),) = one_rank.run(cases.misused)
+    assert norm == step == "the step has no last backward yet"
+    assert backward == "backward after the step's last backward: call step() or discard() first"
+
+
+def test_nothing_of_the_process_is_replaced(one_rank: Ranks) -> None:
+    assert one_rank.run(cases.untouched) == [[]]
+
+
+def test_offload_without_partition_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"zero.offload 'cpu' needs zero.stage 1, 2 or 3"):
+        ZeroConfig(stage=0, offload="cpu")
+    with pytest.raises(ValueError, match=r"zero.stage is 4: choose 0, 1, 2 or 3"):
+        ZeroConfig(stage=4)
+
+
+def test_scalar_parameter_is_refused() -> None:
+    student: Student = build()
+    student.backbone.scale = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match=r"parameter backbone.scale is a scalar.*give it the shape \[1\]"):
+        ZeroEngine(student, ZeroConfig(), torch.device("cpu"))
