@@ -1,0 +1,41 @@
+"""Who may write into a run's folder, and what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, forget_after
+
+
+def test_a_used_folder_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.open("name: a\n", resume=False) is None
+    with pytest.raises(FolderInUse, match="already holds a run; go on with --resume"):
+        folder.open("name: b\n", resume=False)
+    assert folder.recipe.read_text() == "name: a\n"
+
+
+def test_resume_begins_where_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.open("name: a\n", resume=True) is None
+    assert folder.recipe.exists()
+
+
+def test_environment_names_packages(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("name: a\n", resume=False)
+    text = (tmp_path / "environment.txt").read_text()
+    assert "torch==" in text
+    assert "python 3" in text
+
+
+def test_rows_past_the_checkpoint_are_taken_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, [{"step": step, "loss": 1.0} for step in (10, 20, 30)])
+    with path.open("a") as file:
+        file.write('{"step": 4')  # the line a crash cut
+    forget_after(path, 20)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
