@@ -26,7 +26,7 @@ from .schema import (
     path_fields,
 )
 from .shards import ShardReader
-from .validate import blame, child, describe, error_at, item_key, locate, one_of, show, told, validate
+from .validate import blame, describe, error_at, locate, one_of, show, told, validate
 from .yaml_lines import Node
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -88,7 +88,7 @@ class Assembler:
             return None
         absolute: dict[str, str] = {}
         for field, mark in path_fields(model).items():
-            path, entry = getattr(found, field), child(node, field)
+            path, entry = getattr(found, field), node.child(field)
             if not isinstance(path, str) or (entry and entry.bad):
                 continue
             absolute[field] = os.path.abspath(os.path.expanduser(path))
@@ -167,7 +167,7 @@ class Assembler:
                 error = error_at(entry, f"tasks.{name}", found="an unknown task", allowed=known, near=near)
                 self.errors.append(error)
                 tasks[name] = None
-        weights = [child(entry, "weight") for entry in entries.values()]
+        weights = [entry.child("weight") for entry in entries.values()]
         if all(weight and weight.value == 0 for weight in weights):
             self.errors.append(error_at(node, "tasks", found="weights that sum to 0", allowed="a task with weight > 0"))
         read = {name: task for name, task in tasks.items() if task}
@@ -187,7 +187,7 @@ class Assembler:
         return TaskRecipe(**numbers, options=options, sources=tuple(sources), held_out=tuple(held_out))
 
     def options(self, task: Node, key: str, spec: TaskSpec, config: Any) -> BaseModel | None:
-        node = child(task, "options") or Node({}, task.file, task.line, task.bad)
+        node = task.child("options") or Node({}, task.file, task.line, task.bad)
         if not isinstance(node.value, dict):
             return None  # told by the task's shape
         before = len(self.errors)
@@ -209,13 +209,13 @@ class Assembler:
         return options
 
     def sources(self, model: type[AnySource], task: Node, key: str, spec: TaskSpec) -> list[AnySource]:
-        node = child(task, key.rpartition(".")[2]) or Node([], task.file, task.line)
+        node = task.child(key.rpartition(".")[2]) or Node([], task.file, task.line)
         found: list[AnySource] = []
         lines: dict[str, int] = {}
         for index, entry in enumerate(node.items):
-            entry_key = f"{key}{item_key(node, index)}"
+            entry_key = f"{key}{node.called(index)}"
             source = self.read(model, entry, entry_key)
-            name = child(entry, "name")
+            name = entry.child("name")
             if name and isinstance(name.value, str) and not name.bad:
                 if name.value in lines:
                     problem = f"the name of the source on line {lines[name.value]} already"
@@ -225,7 +225,7 @@ class Assembler:
                 continue
             found.append(source)
             self.offers(source, entry, entry_key, spec)
-            path = child(entry, "path") or entry
+            path = entry.child("path") or entry
             if path.bad:
                 continue
             if isinstance(source, Source):
@@ -240,7 +240,7 @@ class Assembler:
 
     def offers(self, source: HeldOut, node: Node, key: str, spec: TaskSpec) -> None:
         """Whether a source has what its task needs, as far as its format or, for MDS shards, its manifest tells."""
-        format_node, path_node = child(node, "format") or node, child(node, "path") or node
+        format_node, path_node = node.child("format") or node, node.child("path") or node
         if format_node.bad:
             return
         if source.format not in FORMATS:

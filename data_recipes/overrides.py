@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .errors import RecipeError, nearest
-from .validate import child, one_of, show
+from .validate import one_of, show
 from .yaml_lines import Node, compose
 
 COMMAND_LINE = "command line"
 
 
-def override(root: Node, text: str, number: int, environment: Mapping[str, str], errors: list[RecipeError]) -> None:
+def override(root: Node, text: str, number: int, errors: list[RecipeError]) -> None:
     """Put the ``number``-th override over ``root``; what is wrong with it goes to ``errors``.
 
     The value is YAML. An entry of a list is called by its ``name``; null for one takes it out of the list.
@@ -23,7 +23,7 @@ def override(root: Node, text: str, number: int, environment: Mapping[str, str],
         errors.append(RecipeError(COMMAND_LINE, number, key or "override", repr(text), "key.path=value"))
         return
     wrong: list[RecipeError] = []
-    node = compose(value, COMMAND_LINE, environment, wrong) or Node(None, COMMAND_LINE, number, bad=True)
+    node = compose(value, COMMAND_LINE, wrong) or Node(None, COMMAND_LINE, number, bad=True)
     for error in wrong:
         errors.append(replace(error, line=number, key=key if error.key == "recipe" else f"{key}.{error.key}"))
     _at_line(node, number)
@@ -70,7 +70,7 @@ def _entry(holder: Node, part: str, number: int) -> Node:
 
 
 def _named(items: Sequence[Node]) -> dict[str, int]:
-    names = ((child(item, "name"), index) for index, item in enumerate(items))
+    names = ((item.child("name"), index) for index, item in enumerate(items))
     return {name.value: index for name, index in names if name and isinstance(name.value, str)}
 
 

@@ -18,7 +18,7 @@ from .errors import RecipeError, RecipeErrors, nearest
 from .overrides import COMMAND_LINE, override
 from .schema import ExistingFolder, ExistingPath, Recipe, Sections, TaskSpec
 from .validate import error_at, one_of, show
-from .yaml_lines import Node, compose
+from .yaml_lines import Node, compose, fill
 
 __all__ = [
     "ExistingFolder",
@@ -102,7 +102,8 @@ class _Reading:
         recipe = None
         if root is not None:
             for number, text in enumerate(overrides, 1):
-                override(root, text, number, self.environment, self.errors)
+                override(root, text, number, self.errors)
+            fill(root, self.environment, self.errors)
             recipe = Assembler(self.sections, self.errors, look=self.look).recipe(root)
         if recipe is None or self.errors:
             raise RecipeErrors(sorted(self.errors, key=lambda error: (self.files.index(error.file), error.line)))
@@ -111,9 +112,9 @@ class _Reading:
     def load(self, file: Path, chain: list[Path]) -> Node | None:
         try:
             text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
             self.files.append(str(file))
-            self.errors.append(RecipeError(str(file), 1, "recipe", f"no readable text ({error})", "a UTF-8 text file"))
+            self.errors.append(RecipeError(str(file), 1, "recipe", "bytes that are not UTF-8", "a text file"))
             return None
         return self.tree(text, file, chain)
 
@@ -121,7 +122,7 @@ class _Reading:
         """The values of a recipe's text, over those of the recipe it extends."""
         self.files.append(str(file))
         before = len(self.errors)
-        node = compose(text, str(file), self.environment, self.errors)
+        node = compose(text, str(file), self.errors)
         if node is None or not isinstance(node.value, dict):
             if len(self.errors) == before:
                 found = "an empty file" if node is None else show(node.plain)
@@ -129,8 +130,11 @@ class _Reading:
                 self.errors.append(RecipeError(str(file), 1, "recipe", found, allowed))
             return None
         extends = node.value.pop("extends", None)
-        if extends is None or extends.bad:
+        if extends is None:
             return node
+        fill(extends, self.environment, self.errors, "extends")
+        if extends.bad:
+            return None
         base = self.base(extends, file, [*chain, file.resolve()])
         return _over(base, node) if base else None
 

@@ -30,12 +30,13 @@ def validate(model: type[Model], node: Node, key: str, errors: list[RecipeError]
     try:
         return model.model_validate_json(json.dumps(node.plain))
     except ValidationError as problems:
-        keys: set[str] = set()
+        wrong: dict[str, RecipeError] = {}
         for problem in problems.errors(include_url=False):
             error = _translate(model, node, key, problem)
-            if error is not None and error.key not in keys:  # a union reports each of its members
-                keys.add(error.key)
-                errors.append(error)
+            if error is not None:
+                wrong.setdefault(error.key, error)
+        # A union reports every member that the value is not; where one of them says what is wrong inside, that is it.
+        errors += [error for name, error in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)]
         return None
 
 
@@ -61,29 +62,15 @@ def one_of(names: Iterable[str]) -> str:
     return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
 
 
-def child(node: Node, part: str | int) -> Node | None:
-    """The node's entry of that name or number, if it has one."""
-    if isinstance(part, str):
-        return node.entries.get(part)
-    return node.items[part] if part < len(node.items) else None
-
-
-def item_key(node: Node, index: int) -> str:
-    """How a list's entry is called in a key: by its name where it has one (sources), else by its number."""
-    entry = child(node, index)
-    name = child(entry, "name") if entry else None
-    return f".{name.value}" if name and isinstance(name.value, str) else f"[{index}]"
-
-
 def locate(node: Node, key: str, parts: Sequence[str | int]) -> tuple[Node, str, Sequence[str | int]]:
     """Follow ``parts`` as far as the recipe has them: the node there, its key, and the parts left over."""
     for done, part in enumerate(parts):
         if node.bad:
             return node, key, ()
-        entry = child(node, part)
+        entry = node.child(part)
         if entry is None:
             return node, key, parts[done:]
-        key += item_key(node, part) if isinstance(part, int) else f".{part}" if key else part
+        key += node.called(part) if isinstance(part, int) else f".{part}" if key else part
         node = entry
     return node, key, ()
 
@@ -116,7 +103,7 @@ def _without_labels(root: Node, where: Sequence[str | int], kind: str) -> tuple[
     parts: list[str | int] = []
     node = root
     for part in where:
-        entry = child(node, part)
+        entry = node.child(part)
         if entry is not None:
             parts.append(part)
             node = entry
@@ -136,6 +123,8 @@ def told(node: Node, key: str, message: str, value: str) -> RecipeError:
     """The error that a model's or a task's own message tells; where it says what it found, that is not said twice."""
     if message.startswith("found "):
         value, _, message = message.removeprefix("found ").partition(", ")
+    if message.startswith("allowed is "):
+        return error_at(node, key, found=value, allowed=message.removeprefix("allowed is "))
     return error_at(node, key, found=value, problem=message)
 
 

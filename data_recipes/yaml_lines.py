@@ -24,13 +24,15 @@ Scalar = str | int | float | bool | None
 class Node:
     """A value of a recipe and where it stands. ``line`` is its key's line, where it has one.
 
-    ``bad``: an error was reported for it already, so what follows from its value is not worth a line.
+    ``bad``: an error was reported for it already, so what follows from its value is not worth a line. ``quoted``: text
+    that stays text, whatever :func:`fill` puts into it.
     """
 
     value: Scalar | dict[str, Node] | list[Node]
     file: str
     line: int
     bad: bool = False
+    quoted: bool = False
 
     @property
     def entries(self) -> dict[str, Node]:
@@ -41,6 +43,17 @@ class Node:
     def items(self) -> list[Node]:
         """What a list holds; nothing for anything else."""
         return self.value if isinstance(self.value, list) else []
+
+    def child(self, part: str | int) -> Node | None:
+        """The entry of that name or number, if there is one."""
+        if isinstance(part, str):
+            return self.entries.get(part)
+        return self.items[part] if part < len(self.items) else None
+
+    def called(self, index: int) -> str:
+        """How an entry of a list is called in a key: by its name where it has one (sources), else by its number."""
+        name = self.items[index].child("name")
+        return f".{name.value}" if name and isinstance(name.value, str) else f"[{index}]"
 
     @property
     def plain(self) -> Any:
@@ -91,11 +104,10 @@ def dump(data: Mapping[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def compose(text: str, file: str, environment: Mapping[str, str], errors: list[RecipeError]) -> Node | None:
+def compose(text: str, file: str, errors: list[RecipeError]) -> Node | None:
     """Read YAML text. What is wrong goes to ``errors``; None when nothing can be read, or nothing is there.
 
-    ``${NAME}`` and ``${NAME:-default}`` in a value are replaced from ``environment``; a plain (unquoted) value is then
-    read as if its text had stood there.
+    ``${NAME}`` stays as it is until :func:`fill`.
     """
     try:
         loader = _Loader(text)
@@ -109,18 +121,67 @@ def compose(text: str, file: str, environment: Mapping[str, str], errors: list[R
         problem = getattr(error, "problem", None) or getattr(error, "reason", "characters YAML does not allow")
         errors.append(RecipeError(file, line, "recipe", f"text that is not YAML ({problem})"))
         return None
-    return None if root is None else _Reader(text.splitlines(), file, environment, errors).read(root, "")
+    except RecursionError:
+        errors.append(RecipeError(file, 1, "recipe", "text that nests too deep"))
+        return None
+    return None if root is None else _Reader(text.splitlines(), file, errors).read(root, "")
+
+
+_NAME = r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^${}]*))?\}"
+
+
+def fill(node: Node, environment: Mapping[str, str], errors: list[RecipeError], key: str = "") -> None:
+    """Replace ``${NAME}`` and ``${NAME:-default}`` in all text below ``node``, from ``environment``.
+
+    Unquoted text is then read as if that had been written: ``${BATCH:-8}`` is a number.
+    """
+    for name, entry in node.entries.items():
+        fill(entry, environment, errors, f"{key}.{name}" if key else name)
+    for index, entry in enumerate(node.items):
+        fill(entry, environment, errors, f"{key}{node.called(index)}")
+    if not isinstance(node.value, str) or "${" not in node.value or node.bad:
+        return
+    text, before = node.value, len(errors)
+    if "${" in re.sub(_NAME, "", text):
+        errors.append(RecipeError(node.file, node.line, key, repr(text), "${NAME} or ${NAME:-default}"))
+    for match in re.finditer(_NAME, text):
+        if _look_up(match, environment) is None:
+            problem = f"the environment variable {match['name']} is not set"
+            errors.append(RecipeError(node.file, node.line, key, text, problem=problem))
+    if len(errors) == before:
+        filled = re.sub(_NAME, lambda match: _look_up(match, environment) or "", text)
+        node.value = filled if node.quoted else _plain(filled)
+        _finite(node, filled, key, errors)
+    node.bad = node.bad or len(errors) > before
+
+
+def _finite(node: Node, text: str, key: str, errors: list[RecipeError]) -> None:
+    """Infinities and what is no number are never meant."""
+    if isinstance(node.value, float) and not math.isfinite(node.value):
+        errors.append(RecipeError(node.file, node.line, key, text, "a finite number"))
+        node.bad = True
+
+
+def _look_up(match: re.Match[str], environment: Mapping[str, str]) -> str | None:
+    # Set but empty is not set, as the shell's ${NAME:-default} has it.
+    return environment.get(match["name"]) or match["default"]
+
+
+def _plain(text: str) -> Scalar:
+    """An unquoted scalar's value."""
+    tag = next((tag for tag, pattern in _SCALARS.items() if re.fullmatch(pattern, text)), "")
+    return _READ[tag](text) if tag else text
 
 
 class _Reader:
     """Turns PyYAML's nodes into ours, and reports what a recipe may not contain."""
 
-    def __init__(self, lines: list[str], file: str, environment: Mapping[str, str], errors: list[RecipeError]) -> None:
-        self.lines, self.file, self.environment, self.errors = lines, file, environment, errors
+    def __init__(self, lines: list[str], file: str, errors: list[RecipeError]) -> None:
+        self.lines, self.file, self.errors = lines, file, errors
         self.seen: set[int] = set()
 
-    def report(self, line: int, key: str, found: str, allowed: str = "", problem: str = "") -> None:
-        self.errors.append(RecipeError(self.file, line, key or "recipe", found, allowed, problem=problem))
+    def report(self, line: int, key: str, found: str, allowed: str) -> None:
+        self.errors.append(RecipeError(self.file, line, key or "recipe", found, allowed))
 
     def read(self, node: yaml.Node, key: str, line: int | None = None) -> Node:
         line = node.start_mark.line + 1 if line is None else line
@@ -164,35 +225,10 @@ class _Reader:
         return entries
 
     def scalar(self, node: yaml.ScalarNode, key: str, line: int) -> Node:
-        text, plain = str(node.value), node.style is None
-        known = len(self.errors)
-        if "${" in text:
-            text = self.substitute(text, key, line)
-        if not plain or len(self.errors) > known:
-            return Node(text, self.file, line, bad=len(self.errors) > known)
-        tag = next((tag for tag, pattern in _SCALARS.items() if re.fullmatch(pattern, text)), "")
-        value = _READ[tag](text) if tag else text
-        if isinstance(value, float) and not math.isfinite(value):
-            self.report(line, key, text, "a finite number")
-            return Node(value, self.file, line, bad=True)
-        return Node(value, self.file, line)
-
-    def substitute(self, text: str, key: str, line: int) -> str:
-        def value(match: re.Match[str]) -> str:
-            name, default = match["name"], match["default"]
-            if self.environment.get(name):  # set but empty is not set, as the shell's ${NAME:-default} has it
-                return self.environment[name]
-            if default is not None:
-                return default
-            self.report(line, key, text, problem=f"the environment variable {name} is not set")
-            return match[0]
-
-        pattern = r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^${}]*))?\}"
-        rest = re.sub(pattern, "", text)
-        if "${" in rest:
-            self.report(line, key, f"{text!r}", "${NAME} or ${NAME:-default}")
-            return text
-        return re.sub(pattern, value, text)
+        text, quoted = str(node.value), node.style is not None
+        found = Node(text if quoted else _plain(text), self.file, line, quoted=quoted)
+        _finite(found, text, key, self.errors)
+        return found
 
 
 def _called(node: yaml.Node, index: int) -> str:
