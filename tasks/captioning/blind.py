@@ -22,6 +22,7 @@ from .texts import Question, Row
 #: One training scene in so many is kept apart to choose when the text-only decoder is trained enough.
 KEPT_APART = 16
 WARMUP_STEPS = 20
+LENGTH_GROUPS = 4
 
 
 @dataclass
@@ -75,12 +76,11 @@ def fit_text_only(
     with torch.enable_grad():
         for step in range(options.steps if train else 0):
             chosen = generator(seed, "captioning", "blind", step).integers(0, len(train), options.batch)
-            losses, _ = _text_loss(decoder, [train[index] for index in chosen])
             warm = min((step + 1) / WARMUP_STEPS, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * warm * (1 + math.cos(math.pi * step / options.steps)) / 2
             optimizer.zero_grad()
-            losses.mean().backward()
+            _backward(decoder, [train[index] for index in chosen])
             torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
             optimizer.step()
             if check and ((step + 1) % options.check_every == 0 or step + 1 == options.steps):
@@ -99,6 +99,16 @@ def _kept_apart(samples: Sequence[Sample], seed: int) -> list[bool]:
     count = min(max(len(names) // KEPT_APART, 1), len(names) - 1) if names else 0
     chosen = {names[i] for i in generator(seed, "captioning", "kept apart").permutation(len(names))[:count]}
     return [name in chosen for name in scenes]
+
+
+def _backward(decoder: Any, rows: Sequence[Row]) -> None:
+    """Gradient of the mean over all answer tokens. Rows of like length go together: captions would pad boxes."""
+    count = sum(len(row.answer) for row in rows)
+    ordered = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
+    size = -(-len(rows) // LENGTH_GROUPS)
+    for start in range(0, len(rows), size):
+        losses, _ = _text_loss(decoder, ordered[start : start + size])
+        (losses.sum() / count).backward()
 
 
 def _text_loss(decoder: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,8 @@ class DecoderShape(TaskOptions):
 class BlindOptions(TaskOptions):
     """Training of the text-only decoder that captions are measured against."""
 
-    steps: int = Field(default=400, ge=1)
-    batch: int = Field(default=64, ge=1)  # texts a step
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=32, ge=1)  # texts a step
     lr: float = Field(default=3e-3, gt=0)  # peak; a pretrained decoder wants about 1e-4
     check_every: int = Field(default=50, ge=1)  # steps between measurements on the training scenes kept apart
 
