@@ -57,9 +57,9 @@ def check_folder(folder: str) -> str | None:
     """What is missing for ``folder`` to hold a decoder, or None."""
     path = Path(folder)
     if not (path / "config.json").is_file():
-        return f"{folder}: no config.json there; give the folder of a transformers Qwen3 model"
+        return "allowed is the folder of a transformers Qwen3 model; there is no config.json in this one"
     if not (any(path.glob("*.safetensors")) or any(path.glob("*.bin"))):
-        return f"{folder}: no weights (*.safetensors) there"
+        return "allowed is the folder of a transformers Qwen3 model; there are no weights (*.safetensors) in this one"
     return None
 
 

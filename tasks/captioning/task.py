@@ -58,7 +58,7 @@ class Captioning(Task):
         path = Path(options.tokenizer_path)
         if not (path.is_dir() or (path.suffix == ".model" and path.is_file())):
             named = "tokenizer" if options.tokenizer is not None else "decoder"
-            wrong.append((named, f"{path}: no tokenizer there (a transformers folder or a SentencePiece .model file)"))
+            wrong.append((named, "allowed is a transformers tokenizer's folder or a SentencePiece .model file"))
         return wrong
 
     @classmethod

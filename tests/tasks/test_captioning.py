@@ -228,7 +228,8 @@ def test_check_names_what_is_missing(model_file: Path, tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
     wrong = Captioning.check(options(model_file, size=20, decoder=absent, tokenizer=absent), BACKBONE)
     assert [key for key, _ in wrong] == ["size", "decoder", "tokenizer"]
-    assert "not a multiple of the backbone's patch_size 8" in wrong[0][1]
+    assert wrong[0][1] == "allowed is a multiple of backbone.patch_size = 8"
+    assert "no config.json" in wrong[1][1]
     (tmp_path / "config.json").write_text("{}")
     assert "no weights" in Captioning.check(options(model_file, decoder=str(tmp_path)), BACKBONE)[0][1]
     assert Captioning.check(options(model_file), BACKBONE) == []
