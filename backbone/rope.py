@@ -6,7 +6,8 @@ Half of a head's dimensions, ``half = head_dim / 2``, index angles; dimension i 
 indices i = 3 mod 4 turn with time instead (OmniStream section 3.2, a 2:3:3 split of t:y:x), the j-th of them with
 DINOv3's j-th period over frame / 16. Both rotate, so norms stay and dot products depend on offsets only. Prefix
 tokens (CLS, camera, registers) have no place in a frame and are never rotated, in time neither: so they are in
-DINOv3 and in OmniStream's release.
+DINOv3 and in OmniStream's release. What a patch sees of them therefore depends on the patch's own row, column and
+time, from which the model knows where and when it is.
 """
 
 from __future__ import annotations

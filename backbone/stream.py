@@ -82,11 +82,13 @@ class LayerCache:
             self.keys[:, :, start : start + tokens] = key[:, :, chunk]
             self.values[:, :, start : start + tokens] = value[:, :, chunk]
             filled = min(frame + 1, self.keys.shape[2] // tokens) * tokens
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, chunk].to(dtype), self.keys[:, :, :filled], self.values[:, :, :filled]
+            # Autocast would convert the whole cache, every frame.
+            with torch.autocast(query.device.type, enabled=False):
+                outputs.append(
+                    F.scaled_dot_product_attention(
+                        query[:, :, chunk].to(dtype), self.keys[:, :, :filled], self.values[:, :, :filled]
+                    )
                 )
-            )
         return torch.cat(outputs, dim=2).to(query.dtype)
 
 

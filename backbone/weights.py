@@ -106,34 +106,33 @@ def to_transformers(
 def config_from_transformers(fields: Mapping[str, Any]) -> BackboneConfig:
     """The streaming backbone (causal, "rotary", camera token) of a ``DINOv3ViTConfig``'s fields.
 
-    Raises ValueError for an image model that this backbone cannot compute.
+    Raises ValueError for an image model that this backbone cannot compute, or a field that is missing.
     """
-    gated = fields.get("use_gated_mlp", False)
-    query, value = fields.get("query_bias", True), fields.get("value_bias", True)
-    fixed = {
-        "key_bias": (False, fields.get("key_bias", False)),
-        "proj_bias": (True, fields.get("proj_bias", True)),
-        "mlp_bias": (True, fields.get("mlp_bias", True)),
-        "num_channels": (3, fields.get("num_channels", 3)),
-        "hidden_act": ("silu" if gated else "gelu", fields.get("hidden_act", "gelu")),
-        "value_bias": (query, value),
+    ours = {
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+        "intermediate_size": "mlp_size",
+        "use_gated_mlp": "gated_mlp",
+        "query_bias": "query_value_bias",
+        "patch_size": "patch_size",
+        "num_register_tokens": "registers",
+        "rope_theta": "rope_base",
+        "drop_path_rate": "drop_path",
+        "layer_norm_eps": "layer_norm_eps",
+        "layerscale_value": "layer_scale",
     }
-    for name, (allowed, found) in fixed.items():
-        if found != allowed:
-            raise ValueError(f"{name}: found {found!r}, this backbone has {allowed!r}")
-    return BackboneConfig(
-        hidden_size=fields["hidden_size"],
-        depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        mlp_size=fields["intermediate_size"],
-        gated_mlp=gated,
-        query_value_bias=query,
-        patch_size=fields["patch_size"],
-        registers=fields.get("num_register_tokens", 0),
-        rope_base=fields.get("rope_theta", 100.0),
-        layer_norm_eps=fields.get("layer_norm_eps", 1e-5),
-        layer_scale=fields.get("layerscale_value", 1.0),
-    )
+    fixed: dict[str, Any] = {"num_channels": 3, "key_bias": False, "proj_bias": True, "mlp_bias": True}
+    missing = sorted({*ours, *fixed, "value_bias", "hidden_act", "pos_embed_rescale"} - set(fields))
+    if missing:
+        raise ValueError(f"the DINOv3 config lacks {', '.join(missing)}")
+    fixed |= {"value_bias": fields["query_bias"], "hidden_act": "silu" if fields["use_gated_mlp"] else "gelu"}
+    for name, allowed in fixed.items():
+        if fields[name] != allowed:
+            raise ValueError(f"{name}: found {fields[name]!r}, this backbone has {allowed!r}")
+    rescale = fields["pos_embed_rescale"]
+    jitter = 1.0 if rescale is None else rescale
+    return BackboneConfig(**{name: fields[theirs] for theirs, name in ours.items()}, rope_jitter=jitter)
 
 
 def build(config: BackboneConfig, state: Mapping[str, Tensor]) -> Backbone:

@@ -245,6 +245,7 @@ def test_autocast_keeps_the_residual_stream_in_float32() -> None:
     expected = backbone(clip)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = backbone(clip, layers=[0])
+        assert backbone.embedding(clip, 0, None).dtype == torch.float32
     assert found.patches.dtype == found.layers[0].dtype == torch.float32
     error = (found.patches - expected.patches).norm() / expected.patches.norm()
     assert 1e-5 < error < 0.03

@@ -122,13 +122,14 @@ def test_the_published_bytes_of_a_frame() -> None:
     assert layers * tokens * 2 * width * 2 == pytest.approx(19.8e6, rel=0.01)
 
 
-def test_a_late_frame_makes_what_an_early_frame_made() -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_late_frame_makes_what_an_early_frame_made(autocast: bool) -> None:
     """Of what a frame allocates, nothing grows with the stream; only attention reads more."""
     made = {}
     with BACKBONE.stream(2, 16, 32, max_frames=LENGTH) as stream:
         cache = {stream._cache.keys.untyped_storage().data_ptr(), stream._cache.values.untyped_storage().data_ptr()}
         for index in range(LENGTH):
-            with NewTensors(cache) as watcher:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), NewTensors(cache) as watcher:
                 stream(CLIP[:, index : index + 1])
             made[index] = watcher.made
     assert made[LENGTH - 1] == made[1]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from interlace.backbone import Backbone, BackboneConfig, from_transformers, load, save, to_transformers
+from interlace.backbone.weights import config_from_transformers
 
 
 def dinov3(**changes: Any) -> DINOv3ViTModel:
@@ -149,6 +150,17 @@ def test_what_is_written_loads_into_transformers_class(tmp_path: Path, changes: 
         found, expected = model.eval()(clip[:, 0]).last_hidden_state, backbone(clip)
     torch.testing.assert_close(found[:, 0], expected.cls[:, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(found[:, 3:], expected.patches[:, 0].flatten(1, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gated_mlp": True, "drop_path": 0.1, "rope_jitter": 1.0, "rope_base": 10.0}])
+def test_a_config_returns_from_transformers(changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(IMAGE, **changes)
+    fields, _ = to_transformers(Backbone(config))
+    streaming = dataclasses.replace(config, rope="rotary", camera_token=True, attention="causal")
+    assert config_from_transformers(DINOv3ViTConfig(**fields).to_dict()) == streaming
+    del fields["intermediate_size"]
+    with pytest.raises(ValueError, match=r"the DINOv3 config lacks intermediate_size$"):
+        config_from_transformers(fields)
 
 
 @pytest.mark.parametrize("changes", [{"rope": "rotary"}, {"camera_token": True}])
