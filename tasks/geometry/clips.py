@@ -94,7 +94,12 @@ def _ground_truth(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def choose_clip(length: int, options: GeometryOptions, rng: np.random.Generator | None) -> np.ndarray:
-    """Indices [frames] of a clip of ``length``: equally spaced where the clip holds the least stride."""
+    """Indices [frames] of a clip of ``length``: equally spaced where the clip holds the least stride.
+
+    All of a clip of exactly ``options.frames`` frames: what was chosen before decoding is not thinned again.
+    """
+    if length == options.frames:
+        return np.arange(length)
     least, most = options.stride
     fits = (length - 1) // max(options.frames - 1, 1)
     if fits < least:

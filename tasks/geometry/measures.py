@@ -31,20 +31,9 @@ class Guess:
 
 @dataclass(frozen=True)
 class Blind:
-    """Constants fitted on training clips, the same for every input.
+    """For each measure the constant guess, the same for every input, that does best on training clips."""
 
-    Of a pixel of a frame of that index, ``abs_rel`` [T, H, W] is the depth with the least mean relative error and
-    ``median`` [T, H, W] the median depth, both of clips divided by their own median; ``poses`` [T, 9]: geometric
-    medians of quaternion and translation, median field of view.
-    """
-
-    abs_rel: np.ndarray
-    median: np.ndarray
-    poses: np.ndarray
-
-    def guess(self, measure: str) -> Guess:
-        """What is measured by ``measure``."""
-        return Guess(self.abs_rel if measure == "abs_rel" else self.median, self.poses)
+    guesses: dict[str, Guess]
 
 
 def measure(name: str, guess: Guess, clip: Clip) -> float:
@@ -90,7 +79,11 @@ def rotation_degrees(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def fit_blind(clips: Sequence[Clip]) -> Blind:
-    """The best input-free guesses for the measures of this module, from training clips of one shape.
+    """For each measure the better, on these training clips of one shape, of two constant guesses.
+
+    Depth, a value a pixel and a frame index, of clips divided by their own median (as predictions are aligned): the
+    median, and the value with the least relative error. Poses, a frame index each: geometric medians of quaternion and
+    translation, and the first camera's own.
 
     Raises ValueError when no clip has a valid depth.
     """
@@ -101,17 +94,32 @@ def fit_blind(clips: Sequence[Clip]) -> Blind:
             depths.append(np.where(depth > 0, depth / np.median(depth[depth > 0]), np.nan).astype(np.float32))
     if not depths:
         raise ValueError("geometry: no training sample has a valid depth; blind guesses need some")
-    stack = np.stack(depths)
-    poses = np.stack([clip.targets().poses()[0].double().numpy() for clip in clips])
-    known = np.array([clip.scaled for clip in clips])
+    stack, poses = np.stack(depths), np.stack([clip.targets().poses()[0].double().numpy() for clip in clips])
+    known = poses[[clip.scaled for clip in clips]]  # the others' translations are in another unit
     frames = range(poses.shape[1])
-    rotations = np.stack([geometric_median(poses[:, frame, :4]) for frame in frames])
-    translations = np.stack([geometric_median(poses[known, frame, 4:7]) for frame in frames])
-    return Blind(
-        abs_rel=_filled(weighted_median(stack, 1 / stack), stack),
-        median=_filled(weighted_median(stack, np.where(np.isnan(stack), np.nan, 1)), stack),
-        poses=np.concatenate((rotations, translations, np.median(poses[:, :, 7:], 0)), -1),
+    moving = np.concatenate(
+        (
+            np.stack([geometric_median(poses[:, frame, :4]) for frame in frames]),
+            np.stack([geometric_median(known[:, frame, 4:7]) for frame in frames]),
+            np.median(poses[:, :, 7:], 0),
+        ),
+        axis=-1,
     )
+    median = _filled(weighted_median(stack, np.where(np.isnan(stack), np.nan, 1)), stack)
+    least_relative = _filled(weighted_median(stack, 1 / stack), stack)
+    still = moving.copy()
+    still[:, :7] = (0, 0, 0, 1, 0, 0, 0)
+    candidates = [Guess(median, moving), Guess(least_relative, still)]
+    return Blind({name: _best(name, candidates, clips) for name in MEASURES})
+
+
+def _best(name: str, candidates: Sequence[Guess], clips: Sequence[Clip]) -> Guess:
+    values = np.array([[measure(name, guess, clip) for clip in clips] for guess in candidates])
+    applies = ~np.isnan(values).any(0)
+    if not applies.any():
+        return candidates[0]
+    means = values[:, applies].mean(1)
+    return candidates[int(means.argmin() if MEASURES[name] == "lower" else means.argmax())]
 
 
 def _filled(depth: np.ndarray, stack: np.ndarray) -> np.ndarray:

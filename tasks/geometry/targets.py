@@ -75,14 +75,18 @@ def resample_rays(rays: Tensor, height: int, width: int) -> Tensor:
     Linear in both directions, and beyond the outermost cell centres too, so that the rays of any camera, which are
     affine in the pixel, come out exact to the border.
     """
-    down, across = (linear_weights(old, new, rays) for old, new in ((rays.shape[-3], height), (rays.shape[-2], width)))
-    return torch.einsum("yh,xw,...hwc->...yxc", down, across, rays)
+    rows, columns = rays.shape[-3:-1]
+    if rows != height:
+        rays = torch.einsum("yh,...hwc->...ywc", linear_weights(rows, height, rays), rays)
+    if columns != width:
+        rays = torch.einsum("xw,...ywc->...yxc", linear_weights(columns, width, rays), rays)
+    return rays
 
 
 def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
     """[new, old] matrix that resamples ``old`` cells of an interval to ``new``, linearly, beyond the ends too."""
-    if old == new or old == 1:
-        return torch.eye(old, dtype=like.dtype, device=like.device).expand(new, old)
+    if old == 1:
+        return torch.ones(new, 1, dtype=like.dtype, device=like.device)
     position = (torch.arange(new, dtype=like.dtype, device=like.device) + 0.5) * (old / new) - 0.5
     left = position.floor().clamp(0, old - 2)
     share = (position - left)[:, None]
@@ -119,7 +123,7 @@ def quaternions(rotations: Tensor) -> Tensor:
 
     Of the four ways to read one off a matrix, the one whose divisor is largest, so that half turns are exact too.
     """
-    (a, b, c), (d, e, f), (g, h, i) = ((rotations[..., row, column] for column in range(3)) for row in range(3))
+    a, b, c, d, e, f, g, h, i = rotations.flatten(-2).unbind(-1)
     ways = torch.stack(
         (
             torch.stack((1 + a - e - i, b + d, c + g, h - f), dim=-1),

@@ -17,7 +17,7 @@ from interlace.data_recipes import Sample
 
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
-from .clips import Clip, prepare_clip
+from .clips import Clip, choose_clip, prepare_clip
 from .dpt import DualDPT
 from .losses import geometry_terms
 from .measures import MEASURES, Blind, Guess, fit_blind, measure
@@ -79,6 +79,10 @@ class Geometry(Task):
     @classmethod
     def tokens_per_sample(cls, options: GeometryOptions, backbone: BackboneConfig) -> int:
         return options.frames * backbone.tokens_per_frame(*options.height_width)
+
+    def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """The frames of one random clip; a clip too short for it gives all that it may repeat."""
+        return np.unique(choose_clip(len(times), self.options, rng))
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Item:
         """A clip of the sample, chosen, cropped and mirrored at random with its cameras, normalised."""
@@ -144,7 +148,7 @@ class Geometry(Task):
         return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
-        """Per-pixel and per-frame-index medians of training clips: see :class:`~.measures.Blind`."""
+        """Per-pixel and per-frame-index constants from training clips: see :func:`~.measures.fit_blind`."""
         return fit_blind([prepare_clip(sample, self.options) for sample in samples])
 
     def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: Blind) -> list[Measure]:
@@ -167,7 +171,7 @@ class Geometry(Task):
                 name=name,
                 better=better,
                 values=np.array([measure(name, guess, clip) for guess, clip in zip(guesses, clips, strict=True)]),
-                fixed=np.array([measure(name, blind.guess(name), clip) for clip in clips]),
+                fixed=np.array([measure(name, blind.guesses[name], clip) for clip in clips]),
                 swapped=np.array([measure(name, guess, clip) for guess, clip in zip(swapped, clips, strict=True)]),
             )
             for name, better in MEASURES.items()
