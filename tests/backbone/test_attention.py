@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+import types
 
 import pytest
 import torch
@@ -50,6 +52,22 @@ def assert_agrees(kernel: Kernel, length: int, tokens: int, tolerance: float, *,
 @pytest.mark.parametrize(("count", "tokens"), [(1, 7), (2, 5), (5, 9), (16, 3), (9, 1)])
 def test_per_frame_sdpa_equals_naive_softmax(count: int, tokens: int) -> None:
     assert_agrees(frame_sdpa, count * tokens, tokens, 2e-6)
+
+
+@pytest.mark.parametrize(("count", "tokens"), [(1, 7), (5, 9)])
+def test_flash_attention_is_called_as_its_package_wants(
+    count: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with the package's layout, [B, N, heads, d], shows that our side of the call is right."""
+
+    def flash_attn_func(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+    package = types.ModuleType("flash_attn")
+    package.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    assert_agrees(attention.frame_flash, count * tokens, tokens, 2e-6)
 
 
 def test_bidirectional_and_one_frame_see_everything() -> None:
