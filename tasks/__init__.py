@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .geometry import Geometry
 from .interface import Task
 
 #: Every task by the name that recipes use. A new task is one folder and one line here.
-TASKS: dict[str, type[Task]] = {}
+TASKS: dict[str, type[Task]] = {"geometry": Geometry}
