@@ -6,6 +6,7 @@ and write what DeepSpeed holds, and cure what it gets wrong when several tasks s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -173,6 +174,40 @@ class PartitionedParameters:
             zero._reassign_or_swap_out_partitioned_parameters(group)
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
+class TaskTraces:
+    """Lets ZeRO-3 gather ahead although tasks run different modules.
+
+    DeepSpeed gathers along the order in which modules ran in the forward before, and forgets the order wherever the
+    next one differs: with tasks in turn it would hardly ever gather ahead. Here every task has an order of its own.
+    """
+
+    def __init__(self, offload: Any) -> None:
+        self._offload = offload
+        self._untraced = copy.copy(offload.param_coordinator)
+        self._of_task: dict[str, Any] = {}
+        self._external = 0
+
+    def enter(self, task: str) -> None:
+        """The coming forward and backward are of ``task``."""
+        external = sum(len(module._external_params) for module in self._offload.module.modules())
+        if external != self._external:
+            # A module began to read another module's parameter, perhaps in another task: no order known so far has it.
+            self._external = external
+            self.forget()
+        if task not in self._of_task:
+            self._of_task[task] = copy.copy(self._untraced)
+            self._of_task[task]._clear_trace_structures()
+        self._offload.param_coordinator = self._of_task[task]
+
+    def forget(self) -> None:
+        """Learn every task's order anew."""
+        self._of_task.clear()
+
+    def learned(self) -> set[str]:
+        """The tasks whose order is known."""
+        return {task for task, coordinator in self._of_task.items() if coordinator.is_complete_trace()}
 
 
 def piece(p: Any) -> tuple[int, int]:

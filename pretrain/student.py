@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from torch import nn
 
@@ -14,8 +13,7 @@ from interlace.tasks.interface import Batch, Progress, Task, Term
 class Student(nn.Module):
     """The backbone and the tasks that train it. Parameters are ``backbone.X`` and ``tasks.<task>.X``.
 
-    Tasks reach the backbone through the student, so that whatever shards the student's parameters sees every use of
-    them.
+    Tasks reach the backbone through the student, so that what shards the student's parameters sees every use of them.
     """
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, Task]) -> None:
@@ -25,5 +23,7 @@ class Student(nn.Module):
 
     def forward(self, task: str, batch: Batch, teacher: nn.Module | None, progress: Progress) -> dict[str, Term]:
         """The loss terms of this rank's part of one micro-batch of ``task``."""
-        chosen = cast(Task, self.tasks[task])
-        return chosen.losses(self.backbone, batch, teacher=teacher, progress=progress)
+        terms: dict[str, Term] = self.tasks[task](
+            backbone=self.backbone, batch=batch, teacher=teacher, progress=progress
+        )
+        return terms

@@ -30,7 +30,16 @@ from torch import Tensor, nn
 
 from interlace.tasks.interface import Batch, Progress, Term
 
-from .partitions import MOMENTS, WEIGHT, Partition, PartitionedOptimizer, PartitionedParameters, Replicated, piece
+from .partitions import (
+    MOMENTS,
+    WEIGHT,
+    Partition,
+    PartitionedOptimizer,
+    PartitionedParameters,
+    Replicated,
+    TaskTraces,
+    piece,
+)
 from .student import Student
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -130,12 +139,15 @@ class ZeroEngine:
         self._complete = False
         kinds: tuple[Any, ...] = (Replicated, PartitionedOptimizer, PartitionedOptimizer, PartitionedParameters)
         self._partition: Partition = kinds[config.stage](self._engine, self._parameters, self._adam)
+        self._traces = TaskTraces(self._engine.optimizer.parameter_offload) if config.stage == 3 else None
         self._begin_step()
 
     # ---- one step
 
     def forward(self, task: str, batch: Batch, teacher: nn.Module | None, progress: Progress) -> dict[str, Term]:
         """The terms of this rank's part of a micro-batch. Under "bf16" matrix products run in bfloat16."""
+        if self._traces is not None:
+            self._traces.enter(task)
         outputs = self._engine(task=task, batch=batch, teacher=teacher, progress=progress)
         return {name: Term(*parts) for name, parts in outputs.items()}
 
@@ -234,7 +246,7 @@ class ZeroEngine:
     @contextmanager
     def full_parameters(self) -> Iterator[Student]:
         """The student as a plain module, parameters whole on every rank, without hooks. Collective; read only."""
-        if self.config.stage < 3:
+        if self._traces is None:
             yield self._student
             return
         offload = self._engine.optimizer.parameter_offload
@@ -248,6 +260,7 @@ class ZeroEngine:
                 yield self._student
             finally:
                 offload._register_deepspeed_module(offload.module)
+                self._traces.forget()
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """("weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME") and their whole fp32 tensors, one at a time; collective.
@@ -328,11 +341,15 @@ def _import_deepspeed(device: torch.device) -> ModuleType:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed calls torch's collectives by the names they had before 2.13.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
-    _look_into_dataclasses(importlib.import_module("deepspeed.runtime.zero.utils"))
+    hooks: Any = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
+    if not hasattr(hooks, "cured_by_interlace"):
+        hooks.cured_by_interlace = True
+        _look_into_dataclasses(hooks, importlib.import_module("deepspeed.runtime.zero.utils"))
+        _notice_external_parameters(hooks)
     return deepspeed
 
 
-def _look_into_dataclasses(utils: Any) -> None:
+def _look_into_dataclasses(hooks: Any, utils: Any) -> None:
     """Let ZeRO-3's hooks find tensors inside dataclasses.
 
     A module's parameters come back in the backward pass through hooks on its output tensors, which DeepSpeed looks for
@@ -340,8 +357,6 @@ def _look_into_dataclasses(utils: Any) -> None:
     a product with an empty tensor is a gradient of zero, without an error.
     """
     original = utils.apply_to_tensors_only
-    if getattr(original, "looks_into_dataclasses", False):
-        return
 
     def apply_to_tensors_only(function: Any, value: Any, warning_msg_fn: Any = None) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -349,11 +364,25 @@ def _look_into_dataclasses(utils: Any) -> None:
             return dataclasses.replace(value, **apply_to_tensors_only(function, inner))
         return original(function, value, warning_msg_fn)
 
-    apply_to_tensors_only.looks_into_dataclasses = True  # type: ignore[attr-defined]
-    utils.apply_to_tensors_only = apply_to_tensors_only
-    # The hooks' module holds the function by its own name.
-    hooks: Any = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
-    hooks.apply_to_tensors_only = apply_to_tensors_only
+    # The original finds itself in its own module, the hooks find it in theirs.
+    utils.apply_to_tensors_only = hooks.apply_to_tensors_only = apply_to_tensors_only
+
+
+def _notice_external_parameters(hooks: Any) -> None:
+    """Let ZeRO-3 survive a module that begins to read another module's parameter in the middle of a run.
+
+    DeepSpeed adds the parameter to those of the module, and stops with a "tracing error" the next time that module runs
+    if it already knew the order in which to gather ahead. It has to learn that order anew.
+    """
+    original = hooks.register_external_parameter
+
+    def register_external_parameter(module: Any, parameter: Any) -> None:
+        original(module, parameter)
+        optimizer = getattr(parameter, "_z3_optimizer", None)
+        if optimizer is not None and optimizer.parameter_offload.param_coordinator.is_complete_trace():
+            optimizer.parameter_offload.param_coordinator._invalidate_trace()
+
+    hooks.register_external_parameter = register_external_parameter
 
 
 def _deepspeed_config(config: ZeroConfig, elements: int) -> dict[str, Any]:

@@ -164,6 +164,12 @@ class Task(nn.Module):
         """The loss terms of one micro-batch. Called on every rank, each with its own part of the samples."""
         raise NotImplementedError
 
+    def forward(
+        self, *, backbone: Backbone, batch: Batch, teacher: nn.Module | None, progress: Progress
+    ) -> dict[str, Term]:
+        """:meth:`losses`, called as modules are, so that what shards this task's own parameters gathers them."""
+        return self.losses(backbone, batch, teacher=teacher, progress=progress)
+
     def signals(self) -> dict[str, Tensor]:
         """Scalars of the last :meth:`losses` worth watching (teacher entropy, feature std): detached, on device."""
         return {}

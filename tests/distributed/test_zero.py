@@ -130,6 +130,12 @@ def test_stages_share_out_what_they_promise(two_ranks: Ranks, stage: int) -> Non
     assert (max(each["large"] for each in found) == 0) == (stage == 3)
 
 
+def test_stage_3_gathers_ahead_for_every_task(two_ranks: Ranks) -> None:
+    for found in two_ranks.run(cases.gathered_ahead):
+        assert found["learned"] == {"a", "b", "c"}
+        assert found["parameters"] < 1e-5
+
+
 def test_calls_out_of_order_are_refused(one_rank: Ranks) -> None:
     ((norm, step, backward),) = one_rank.run(cases.misused)
     assert norm == step == "the step has no last backward yet"

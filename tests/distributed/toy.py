@@ -22,7 +22,7 @@ from interlace.pretrain.sharded import ShardedAdam
 from interlace.pretrain.student import Student
 from interlace.pretrain.zero import ZeroEngine
 from interlace.tasks.collectives import gather_rows
-from interlace.tasks.interface import Progress, Sharded, Term
+from interlace.tasks.interface import Progress, Sharded, Task, Term
 
 WIDTH, CENTRES = 12, 7
 PROGRESS = Progress(0, 10, 0)
@@ -53,6 +53,7 @@ class ToyBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.cls_token, self.gain = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.ones(WIDTH))
+        self.unused = nn.Parameter(torch.randn(5))
         self.fixed = nn.Parameter(torch.randn(WIDTH), requires_grad=False)
         self.blocks = nn.ModuleList(Block() for _ in range(2))
 
@@ -68,10 +69,12 @@ class Head(nn.Module):
     def __init__(self, out: int) -> None:
         super().__init__()
         self.hidden, self.last = nn.Linear(WIDTH, 9), nn.Linear(9, out, bias=False)
+        self.late, self.reads_late = nn.Linear(6, 5, bias=False), False
 
     def forward(self, x: Tensor) -> Tensor:
         # Another module's weight, as heads with normalised last layers read it.
-        return torch.tanh(self.hidden(x)) @ nn.functional.normalize(self.last.weight, dim=1).T
+        out = torch.tanh(self.hidden(x)) @ nn.functional.normalize(self.last.weight, dim=1).T
+        return out + self.late.weight.sum().tanh() if self.reads_late else out
 
 
 class ToyTeacher(nn.Module):
@@ -81,9 +84,9 @@ class ToyTeacher(nn.Module):
         self.first = copy.deepcopy(head)  # neither backbone. nor heads.: stays
 
 
-class ToyTask(nn.Module):
+class ToyTask(Task):
     def __init__(self, out: int, teaches: bool = False, centres: tuple[int, int] | None = None) -> None:
-        super().__init__()
+        super().__init__(None, None)  # type: ignore[arg-type]
         self.head, self.temperature = Head(out), nn.Parameter(torch.ones(1))
         self.teaches, self.speed = teaches, 0.9
         self.centres: Tensor | None = None
@@ -134,8 +137,9 @@ def build(*, teaches: bool = False, centres: tuple[int, int] | None = None, seed
     return Student(ToyBackbone(), tasks)  # type: ignore[arg-type]
 
 
-def batch_of(step: int, micro: int, size: int = 5) -> dict[str, Tensor]:
-    """A whole micro-batch; every sample keeps another number of its tokens, the first none."""
+def batch_of(step: int, micro: int) -> dict[str, Tensor]:
+    """A whole micro-batch; every sample keeps another number of its tokens, the first none. Once a single sample."""
+    size = 1 if (step, micro) == (2, 1) else 5
     draws = torch.Generator().manual_seed(1000 * step + micro)
     kept = torch.arange(size)[:, None] > torch.arange(6)[None]
     return {

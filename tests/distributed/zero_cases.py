@@ -127,6 +127,24 @@ def resumed(rank: int, world: int, **options: Any) -> list[str]:
         return wrong + different(everything(engine), undisturbed)
 
 
+def gathered_ahead(rank: int, world: int) -> dict[str, Any]:
+    """The tasks whose order of modules stage 3 knows, and steps after a module began to read another's parameter."""
+    plain, student = Plain(build()), build()
+    with engine_of(student, stage=3) as engine:
+        traces = engine._traces
+        assert traces is not None
+        for step in range(9):
+            if step == 5:
+                learned = traces.learned()
+                for head in (plain.student.tasks["a"].head, student.tasks["a"].head):
+                    head.reads_late = True  # type: ignore[union-attr]
+            run_step(engine, step, PLAN[step % 5])
+            plain.run_step(step, PLAN[step % 5])
+        found = masters(engine)
+    worst = max(float((found[name] - p).abs().max()) for name, p in plain.named.items())
+    return {"learned": learned, "parameters": worst}
+
+
 def saved(rank: int, world: int, *, path: str, **options: Any) -> None:
     """Three steps, then the whole state into a file."""
     with engine_of(build(), **options) as engine:
