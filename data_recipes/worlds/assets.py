@@ -48,23 +48,23 @@ WALL_TEXTURES = (
     ("miniworld", "door_garage_white"),
 )
 
-#: Meshes of miniworld: name -> (file, height in metres).
+#: Meshes of miniworld: name -> (file, longest side in metres).
 MINIWORLD_PROPS = {
-    "rubber duck": ("duckie", 0.75),
+    "rubber duck": ("duckie", 0.85),
     "barrel": ("barrel", 0.95),
     "traffic cone": ("cone", 0.95),
     "office chair": ("office_chair", 1.05),
-    "office desk": ("office_desk", 0.80),
-    "medkit": ("medkit", 0.60),
-    "road barrier": ("barrier", 0.60),
-    "toy building": ("building", 0.80),
+    "office desk": ("office_desk", 1.00),
+    "medkit": ("medkit", 0.80),
+    "road barrier": ("barrier", 1.20),
+    "toy building": ("building", 0.90),
 }
 
-#: Objects of Meta-World: name -> (file of dependencies, file of the body, height in metres).
+#: Objects of Meta-World: name -> (file of dependencies, file of the body, longest side in metres).
 METAWORLD_PROPS = {
-    "mug": ("coffeemachine_dependencies", "mug", 0.65),
-    "hammer": ("hammer_dependencies", "hammer", 0.40),
-    "laptop": ("laptop_dependencies", "laptop", 0.65),
+    "mug": ("coffeemachine_dependencies", "mug", 0.75),
+    "hammer": ("hammer_dependencies", "hammer", 1.10),
+    "laptop": ("laptop_dependencies", "laptop", 0.85),
     "soccer ball": ("soccer_dependencies", "soccer_ball", 0.75),
     "basketball": ("basketball_dependencies", "basketball", 0.75),
     "coffee machine": ("coffeemachine_dependencies", "coffeemachine", 0.90),
@@ -188,25 +188,30 @@ def prop(name: str) -> Prop:
 
 
 def _miniworld_prop(name: str) -> Prop:
-    file, height = MINIWORLD_PROPS[name]
+    file, longest = MINIWORLD_PROPS[name]
     folder = package_folder("miniworld") / "meshes"
     vertices, texcoords, faces = _read_obj(_existing(folder / f"{file}.obj"))
     vertices = vertices[:, [0, 2, 1]] * np.array([1.0, -1.0, 1.0])  # the files are y-up
-    vertices, scale, half = _stand(vertices, height)
+    shift, scale, half = _stand(vertices, longest)
     stream = io.BytesIO()
     Image.fromarray(read_square(_existing(folder / f"{file}.png"), 2 * _TEXTURE_SIZE)).save(stream, "PNG")
     part = Part(
-        (1.0, 1.0, 1.0, 1.0), vertices=vertices * scale, faces=faces, texcoords=texcoords, image=stream.getvalue()
+        (1.0, 1.0, 1.0, 1.0),
+        vertices=(vertices + shift) * scale,
+        faces=faces,
+        texcoords=texcoords,
+        image=stream.getvalue(),
     )
     return Prop(name, (part,), half)
 
 
-def _stand(vertices: np.ndarray, height: float) -> tuple[np.ndarray, float, tuple[float, float, float]]:
-    """Vertices moved to stand on the origin, the scale that gives them this height, and half extents after it."""
+def _stand(vertices: np.ndarray, longest: float) -> tuple[np.ndarray, float, tuple[float, float, float]]:
+    """What to add so that vertices stand on the origin, then to multiply with for this longest side; half extents."""
     low, high = vertices.min(0), vertices.max(0)
-    scale = height / float(high[2] - low[2])
+    scale = longest / float((high - low).max())
     x, y, z = (high - low) / 2 * scale
-    return vertices - [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], scale, (float(x), float(y), float(z))
+    shift = -np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
+    return shift, scale, (float(x), float(y), float(z))
 
 
 def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -232,7 +237,7 @@ def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _metaworld_prop(name: str) -> Prop:
     import mujoco
 
-    dependencies, body, height = METAWORLD_PROPS[name]
+    dependencies, body, longest = METAWORLD_PROPS[name]
     root = package_folder("metaworld") / "assets" / "objects"
     files = [_existing(root / "assets" / f"{file}.xml") for file in (dependencies, body)]
     model = mujoco.MjModel.from_xml_string(
@@ -244,9 +249,7 @@ def _metaworld_prop(name: str) -> Prop:
     pieces = [(g, *_surface(mujoco, model, data, g)) for g in range(model.ngeom) if model.geom_group[g] <= 2]
     if not pieces:
         raise MissingPackage(f"{files[1]}: holds no visible part; is this metaworld 3.1.1?")
-    _, scale, half = _stand(np.concatenate([vertices for _, vertices, _ in pieces]), height)
-    every = np.concatenate([vertices for _, vertices, _ in pieces])
-    shift = -np.array([*((every.min(0) + every.max(0))[:2] / 2), every.min(0)[2]])
+    shift, scale, half = _stand(np.concatenate([vertices for _, vertices, _ in pieces]), longest)
     return Prop(name, tuple(_metaworld_part(mujoco, model, data, piece, shift, scale) for piece in pieces), half)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -118,6 +119,10 @@ def _finished(jobs: Sequence[Job], backend: str, folder: Path, workers: int) -> 
 
 
 def _begin(backend: str) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A worker waits for work on a pipe that it holds open itself, so it would outlive a parent that was killed.
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     set_backend(backend)
     import torch
 

@@ -21,6 +21,9 @@ from .scene import COLOURS, SIGN_HALF, SIGN_HEIGHT, Room, Sign, Thing
 #: Instances of a room's pixels that are no object; objects follow as "thing 0", "thing 1", ...
 BACKGROUND = ("nothing", "floor", "walls", "ceiling", "posters", "stand", "sign")
 
+#: Light: everywhere, from the camera, and from the lamp (a spot, cut off at this many degrees).
+AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF = 0.5, 0.25, 0.5, 85
+
 _CONE_SIDES = 20
 _REPEATS_PER_METRE = 0.7
 _UP = np.array([0.0, 0.0, 1.0])
@@ -309,19 +312,19 @@ def _mean_colour(part: Part) -> np.ndarray:
 
 
 def _document(xml: _Xml, room: Room) -> str:
-    ambient, lamp = 0.5 * room.brightness, 0.5 * room.brightness
+    ambient, lamp = AMBIENT * room.brightness, LAMP * room.brightness
     x, y = room.light
     return f"""<mujoco>
 <compiler angle="radian"/>
 <statistic center="0 0 1" extent="1"/>
 <visual>
 <global offwidth="1024" offheight="1024"/><map znear="0.05" zfar="20"/><quality shadowsize="1024" offsamples="0"/>
-<headlight ambient="{_numbers([ambient] * 3)}" diffuse="0.25 0.25 0.25" specular="0 0 0"/>
+<headlight ambient="{_numbers([ambient] * 3)}" diffuse="{_numbers([HEADLIGHT] * 3)}" specular="0 0 0"/>
 </visual>
 <asset>{"".join(xml.assets)}</asset>
 <worldbody>
 <light pos="{x:.6g} {y:.6g} {room.height - 0.1:.6g}" dir="{-0.2 * x:.6g} {-0.2 * y:.6g} -1" castshadow="true"
- diffuse="{_numbers([lamp] * 3)}" specular="0 0 0" ambient="0 0 0" cutoff="85" exponent="1"/>
+ diffuse="{_numbers([lamp] * 3)}" specular="0 0 0" ambient="0 0 0" cutoff="{LAMP_CUTOFF}" exponent="1"/>
 {"".join(xml.bodies)}
 </worldbody>
 </mujoco>"""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("orbit", "orbit", "pan", "pan", "dolly", "crane")  # their shares
-NEAREST = 1.85  # a camera comes no nearer to the room's middle; objects reach to 1.61
+NEAREST = 1.95  # a camera comes no nearer to the room's middle; objects reach to 1.66
 WALL_GAP, FLOOR_GAP, CEILING_GAP = 0.25, 0.30, 0.25
 
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from .mjcf import Surface, World
-
-_AMBIENT, _HEADLIGHT, _LAMP = 0.5, 0.25, 0.5
-_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+from .mjcf import AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF, Surface, World
 
 
 def cast(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,17 +27,19 @@ def draw(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> n
     points = pose[:3, 3] + rays * depth.reshape(-1, 1)
     view = -rays / np.linalg.norm(rays, axis=1, keepdims=True)
     colours, normals = np.zeros_like(points), _normals(points.reshape(size, size, 3), view)
+    pixel = depth.ravel() / intrinsics[0, 0]  # metres that a pixel spans on a surface that faces the camera
     for geom in np.unique(geoms[geoms >= 0]):
         here = geoms.ravel() == geom
         rotation = world.data.geom_xmat[geom].reshape(3, 3)
         local = (points[here] - world.data.geom_xpos[geom]) @ rotation
         surface = world.surfaces[geom]
-        plane = world.model.geom_type[geom] == _PLANE
-        colours[here] = _textured(surface, local, world.model.geom_size[geom]) if plane else surface.colour
-        if plane:
-            normals[here] = rotation[:, 2]
-        else:
+        if surface.texture is None:
+            colours[here] = surface.colour
             normals[here] = _primitive_normals(world, geom, local, rotation, normals[here])
+        else:
+            normals[here] = rotation[:, 2]
+            slant = np.maximum(np.abs(view[here] @ rotation[:, 2]), 0.05)
+            colours[here] = _textured(surface, local, world.model.geom_size[geom], pixel[here] / slant)
     shade = _light(world, points, normals, view)
     return (np.clip(colours * shade[:, None], 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
 
@@ -63,21 +62,36 @@ def _hit(world: World, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray
     return distance, geoms
 
 
-def _textured(surface: Surface, local: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Colours of points of a plane, bilinear. The texture lies as OpenGL lays it: centred, v upwards."""
+def _textured(surface: Surface, local: np.ndarray, half: np.ndarray, pixel: np.ndarray) -> np.ndarray:
+    """Colours [n, 3] of points of a plane. The texture lies as OpenGL lays it: centred, and upright in the plane's y.
+
+    ``pixel``: metres a pixel spans at each point. As in a mip map, the texture is halved until its texels are as large.
+    """
     assert surface.texture is not None
-    height, width = surface.texture.shape[:2]
-    u = (local[:, 0] / half[0] * surface.repeats[0] + 1) / 2 % 1.0 * width - 0.5
-    v = (1 - local[:, 1] / half[1] * surface.repeats[1]) / 2 % 1.0 * height - 0.5
+    texture = surface.texture
+    place = np.stack(
+        [1 + local[:, 0] / half[0] * surface.repeats[0], 1 - local[:, 1] / half[1] * surface.repeats[1]], 1
+    )
+    texels = pixel * texture.shape[1] * max(surface.repeats[0] / half[0], surface.repeats[1] / half[1]) / 2
+    level = np.clip(np.floor(np.log2(np.maximum(texels, 1)) + 0.5), 0, np.log2(min(texture.shape[:2])))
+    colours = np.empty((len(local), 3))
+    for step in range(int(level.max(initial=0)) + 1):
+        here = level == step
+        colours[here] = _bilinear(texture, place[here] / 2 % 1.0)
+        texture = texture[: len(texture) // 2 * 2].reshape(-1, 2, max(texture.shape[1] // 2, 1), 2, 3).mean((1, 3))
+    return colours * surface.colour
+
+
+def _bilinear(texture: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Colours [n, 3] at places [n, 2] (column, row) in [0, 1] of a texture that repeats."""
+    height, width = texture.shape[:2]
+    u, v = place[:, 0] * width - 0.5, place[:, 1] * height - 0.5
     left, top = np.floor(u).astype(int), np.floor(v).astype(int)
-    right_share, bottom_share = (u - left)[:, None], (v - top)[:, None]
-    texel = surface.texture
-    upper = (1 - right_share) * texel[top % height, left % width] + right_share * texel[
-        top % height, (left + 1) % width
-    ]
+    a, b = (u - left)[:, None], (v - top)[:, None]
+    upper = (1 - a) * texture[top % height, left % width] + a * texture[top % height, (left + 1) % width]
     low = (top + 1) % height
-    lower = (1 - right_share) * texel[low, left % width] + right_share * texel[low, (left + 1) % width]
-    return ((1 - bottom_share) * upper + bottom_share * lower) * surface.colour
+    lower = (1 - a) * texture[low, left % width] + a * texture[low, (left + 1) % width]
+    return (1 - b) * upper + b * lower
 
 
 def _normals(points: np.ndarray, view: np.ndarray) -> np.ndarray:
@@ -111,12 +125,15 @@ def _primitive_normals(
 
 
 def _light(world: World, points: np.ndarray, normals: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """[n] brightness of surfaces with these normals. The lamp reaches only what it sees."""
-    lamp = np.array([*world.room.light, world.room.height - 0.1])
+    """[n] brightness of surfaces with these normals. The lamp is a wide spot, and reaches only what it sees."""
+    x, y = world.room.light
+    lamp, axis = np.array([x, y, world.room.height - 0.1]), np.array([-0.2 * x, -0.2 * y, -1.0])
     rays = points - lamp
     distance, geoms = _hit(world, lamp, rays)
     lit = (geoms < 0) | (distance > 0.98)
-    towards = -rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-9)
-    lamp_share = np.clip((normals * towards).sum(1), 0, 1) * lit
+    away = rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-9)
+    spot = away @ (axis / np.linalg.norm(axis))
+    spot = np.where(spot > np.cos(np.radians(LAMP_CUTOFF)), spot, 0.0)  # falls off with the cosine: exponent 1
+    lamp_share = np.clip(-(normals * away).sum(1), 0, 1) * spot * lit
     head_share = np.clip((normals * view).sum(1), 0, 1)
-    return world.room.brightness * (_AMBIENT + _LAMP * lamp_share) + _HEADLIGHT * head_share
+    return world.room.brightness * (AMBIENT + LAMP * lamp_share) + HEADLIGHT * head_share

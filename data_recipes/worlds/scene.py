@@ -40,7 +40,7 @@ SIGN_COLOURS = (
 )
 
 #: Objects and the sign stand in slots on a circle of this radius; discs of SLOT_REACH about slots do not meet.
-SLOT_RADIUS, SLOT_REACH = 0.95, 0.66
+SLOT_RADIUS, SLOT_REACH = 1.0, 0.66
 #: Half extents of the sign's board, and the height of its middle.
 SIGN_HALF, SIGN_HEIGHT = (0.60, 0.38), 0.78
 
@@ -134,7 +134,7 @@ def draw_room(seed: int, number: int, posters: Sequence[str], paths: int, durati
     half = (float(rng.uniform(2.9, 3.8)), float(rng.uniform(2.9, 3.8)))
     height = float(rng.uniform(2.4, 3.2))
     floor = balanced(seed, "floor", number, tuple(FLOORS))
-    slots = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.06, 0.06, 4)
+    slots = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.03, 0.03, 4)
     places = [(SLOT_RADIUS * float(np.cos(a)), SLOT_RADIUS * float(np.sin(a))) for a in slots]
     ink, board = balanced(seed, "sign colours", number, SIGN_COLOURS)
     return Room(
@@ -196,7 +196,7 @@ def _draw_motion(rng: np.random.Generator, shape: str) -> Motion:
     if shape == "ball":
         return Motion("bounce", float(rng.uniform(0.35, 0.7)), rate)
     if shape in SHAPES:
-        return Motion("slide", float(rng.uniform(0.08, 0.14)), rate)
+        return Motion("slide", float(rng.uniform(0.06, 0.10)), rate)
     return Motion("turn", rate=rate)
 
 

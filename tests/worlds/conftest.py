@@ -1,0 +1,67 @@
+"""What the tests of worlds draw once and share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drawing import draw_views
+from interlace.data_recipes.worlds import render
+from interlace.data_recipes.worlds.demo import DemoSettings, prepare_demo
+from interlace.data_recipes.worlds.render import RAYS, View
+from interlace.data_recipes.worlds.scene import Room, draw_room
+
+SIZE = 64
+TIMES = [0.0, 0.25, 1.0]
+TINY = DemoSettings(
+    size=32,
+    frames=4,
+    train_rooms=4,
+    held_out_rooms=2,
+    train_paths=2,
+    picture_size=32,
+    photograph_crops=1,
+    clip_crops=1,
+    object_centres=12,
+    motion_centres=11,
+)
+
+
+@pytest.fixture(scope="session")
+def rooms() -> list[Room]:
+    """Four rooms with two paths each; room 3 has twins."""
+    return [draw_room(5, number, ("coffee", "china", "chelsea"), 2, 1.0) for number in (0, 1, 3, 4)]
+
+
+@pytest.fixture(scope="session")
+def gl() -> str:
+    """A GL backend; tests that need one are skipped where there is none."""
+    backend = render.find_backend()
+    if backend == RAYS:
+        pytest.skip("no OpenGL on this machine")
+    return backend
+
+
+@pytest.fixture(scope="session")
+def ray_views(rooms: list[Room]) -> list[list[list[View]]]:
+    return draw_views(rooms, TIMES, SIZE, RAYS)
+
+
+@pytest.fixture(scope="session")
+def gl_views(rooms: list[Room], gl: str) -> list[list[list[View]]]:
+    return draw_views(rooms, TIMES, SIZE, gl)
+
+
+@pytest.fixture(scope="session", params=["gl", "rays"])
+def views(request: pytest.FixtureRequest) -> list[list[list[View]]]:
+    """The rooms' views, [room][path][time], drawn in either way."""
+    drawn: list[list[list[View]]] = request.getfixturevalue(f"{'gl' if request.param == 'gl' else 'ray'}_views")
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny demo, drawn by rays (so that it is the same on every machine)."""
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    prepare_demo(folder, settings=TINY, backend=RAYS, workers=2)
+    return folder

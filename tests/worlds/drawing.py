@@ -1,0 +1,77 @@
+"""Draws views in a process of its own: MuJoCo's backend is chosen when it is imported, and tests need two."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+from interlace.data_recipes.sample import Sample
+from interlace.data_recipes.worlds.render import Renderer, View, set_backend
+from interlace.data_recipes.worlds.rooms import ClipShape, room_samples
+from interlace.data_recipes.worlds.scene import Room
+
+
+def draw_views(rooms: list[Room], times: list[float], size: int, backend: str) -> list[list[list[View]]]:
+    """[room][path][time], drawn in a new process."""
+    return _elsewhere(_views, rooms, times, size, backend)
+
+
+def draw_samples(rooms: list[Room], shape: ClipShape, backend: str) -> list[list[Sample]]:
+    """The samples of each room, drawn in a new process."""
+    return _elsewhere(_samples, rooms, shape, backend)
+
+
+def prop_pixels(names: tuple[str, ...], backend: str) -> dict[str, int]:
+    """How many pixels of a room's views each prop covers, standing alone in an otherwise equal room."""
+    return _elsewhere(_prop_pixels, names, backend)
+
+
+def _elsewhere(function, *arguments):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _views(rooms: list[Room], times: list[float], size: int, backend: str) -> list[list[list[View]]]:
+    set_backend(backend)
+    drawn = []
+    for room in rooms:
+        with Renderer(room, size, backend) as renderer:
+            drawn.append([[renderer.view(path, time) for time in times] for path in range(len(room.paths))])
+    return drawn
+
+
+def _samples(rooms: list[Room], shape: ClipShape, backend: str) -> list[list[Sample]]:
+    set_backend(backend)
+    return [room_samples(room, shape, backend, "test") for room in rooms]
+
+
+def _prop_pixels(names: tuple[str, ...], backend: str) -> dict[str, int]:
+    from dataclasses import replace
+
+    from interlace.data_recipes.worlds.scene import Motion, Thing, draw_room
+
+    set_backend(backend)
+    room = draw_room(0, 0, (), 1, 1.0)
+    pixels = {}
+    for name in names:
+        thing = Thing(None, name, (0.0, 0.0, 0.0), (0.0, 0.0), 0.3, Motion("still"))
+        with Renderer(replace(room, things=(thing,)), 64, backend) as renderer:
+            view = renderer.view(0, 0.5)
+            pixels[name] = int((view.instances == renderer.world.names.index("thing 0")).sum())
+    return pixels
+
+
+def back_project(view: View) -> np.ndarray:
+    """[size, size, 3] world points of a view's pixel centres."""
+    size = len(view.depth)
+    columns, rows = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+    rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(view.intrinsics).T
+    return rays * view.depth[..., None].astype(np.float64) @ view.pose[:3, :3].T + view.pose[:3, 3]
+
+
+def project(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel places [..., 2] and depths [...] of world points."""
+    camera = (points - view.pose[:3, 3]) @ view.pose[:3, :3]
+    flat = camera @ view.intrinsics.T
+    return flat[..., :2] / flat[..., 2:], camera[..., 2]

@@ -1,0 +1,117 @@
+"""Rooms and paths as plain descriptions: balanced, free of collisions, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from interlace.data_recipes.worlds.assets import FLOORS, PROPS, WALLS, photographs
+from interlace.data_recipes.worlds.paths import KINDS, draw_path
+from interlace.data_recipes.worlds.scene import (
+    COLOURS,
+    SHAPES,
+    SLOT_RADIUS,
+    SLOT_REACH,
+    WORDS,
+    Room,
+    balanced,
+    draw_room,
+)
+
+DURATION = 1.75
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Room]:
+    return [draw_room(0, number, ("china",), 3, DURATION) for number in range(240)]
+
+
+def test_same_seed_same_room() -> None:
+    assert draw_room(3, 17, ("china",), 2, DURATION) == draw_room(3, 17, ("china",), 2, DURATION)
+    assert draw_room(3, 17, ("china",), 2, DURATION) != draw_room(4, 17, ("china",), 2, DURATION)
+    assert draw_room(3, 17, ("china",), 2, DURATION) != draw_room(3, 18, ("china",), 2, DURATION)
+
+
+def test_a_block_holds_every_choice_once() -> None:
+    drawn = [balanced(0, "word", index, WORDS) for index in range(5 * len(WORDS))]
+    for start in range(0, len(drawn), len(WORDS)):
+        assert sorted(drawn[start : start + len(WORDS)]) == sorted(WORDS)
+    assert drawn[: len(WORDS)] != drawn[len(WORDS) : 2 * len(WORDS)]
+
+
+def test_words_are_equally_frequent(many: list[Room]) -> None:
+    for drawn, choices in (
+        ([room.sign.word for room in many], WORDS),
+        ([room.floor for room in many], tuple(FLOORS)),
+        ([room.walls for room in many], tuple(WALLS)),
+    ):
+        assert Counter(drawn) == dict.fromkeys(choices, len(many) // len(choices))
+    things = [thing for room in many for thing in room.things]
+    for found, choices in (
+        ([thing.colour for thing in things if thing.colour], tuple(COLOURS)),
+        ([thing.shape for thing in things if thing.colour], SHAPES),
+    ):
+        share = len(found) / len(choices)
+        assert all(abs(Counter(found)[choice] - share) < 0.25 * share for choice in choices)
+
+
+def test_every_prop_is_used(many: list[Room]) -> None:
+    assert {thing.shape for room in many for thing in room.things if thing.colour is None} == set(PROPS)
+
+
+def test_some_rooms_have_twins(many: list[Room]) -> None:
+    assert sum(len({thing.name for thing in room.things}) < len(room.things) for room in many) >= 20
+
+
+def test_slots_are_apart(many: list[Room]) -> None:
+    for room in many:
+        places = np.array([room.sign.position, *(thing.position for thing in room.things)])
+        assert np.allclose(np.linalg.norm(places, axis=1), SLOT_RADIUS)
+        gaps = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(len(places), 1)]
+        assert gaps.min() > 2 * SLOT_REACH
+        for thing in room.things:
+            reach = thing.half[0] + abs(thing.motion.amplitude) * (thing.motion.kind == "slide")
+            assert np.hypot(reach, thing.half[1]) < SLOT_REACH
+
+
+def test_cameras_keep_their_distance(many: list[Room]) -> None:
+    for room in many:
+        for path in room.paths:
+            eyes = np.stack([path.pose(time)[:3, 3] for time in np.linspace(0, DURATION, 8)])
+            assert (np.abs(eyes[:, :2]) < np.array(room.half) - 0.2).all()
+            assert (np.linalg.norm(eyes[:, :2], axis=1) > SLOT_RADIUS + SLOT_REACH + 0.2).all()
+            assert (eyes[:, 2] > 0.25).all()
+            assert (eyes[:, 2] < room.height - 0.2).all()
+
+
+def test_poses_are_rotations_without_roll() -> None:
+    path = draw_path(np.random.default_rng(0), (3.0, 3.2), 2.6, DURATION)
+    for time in (0.0, 0.6, DURATION):
+        turn = path.pose(time)[:3, :3]
+        assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+        assert np.isclose(np.linalg.det(turn), 1)
+        assert turn[2, 0] == 0  # the picture's rows are level
+        assert turn[2, 1] < 0  # and its columns run downwards
+
+
+def test_no_single_motion_is_a_good_guess(many: list[Room]) -> None:
+    """Turns go both ways equally, and the blind guess "no turn" is off by tens of degrees."""
+    turns, kinds = [], Counter()
+    for room in many:
+        for path in room.paths:
+            first, last = path.pose(0.0)[:3, :3], path.pose(DURATION)[:3, :3]
+            ahead = first.T @ last[:, 2]
+            turns.append(np.degrees(np.arctan2(ahead[0], ahead[2])))
+            kinds[path.kind] += 1
+    moving = np.abs(turns) > 10
+    assert 0.45 < (np.array(turns)[moving] > 0).mean() < 0.55
+    assert np.abs(turns).mean() > 25
+    assert set(kinds) == set(KINDS)
+
+
+def test_photographs_are_split_by_content() -> None:
+    found = photographs()
+    assert len(found) == len({photograph.digest for photograph in found})
+    share = np.mean([photograph.held_out for photograph in found])
+    assert 0.1 < share < 0.4
