@@ -106,8 +106,6 @@ class TaskRecipe(Strict):
 class BackboneRecipe(Strict):
     """``config`` is the preset's, or one given in full, with the recipe's own fields put over it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
-
     preset: str | None = None
     init: ExistingPath | None = None  # weights to start from; None draws them from the recipe's seed
     config: Any

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from .errors import RecipeError, nearest
 from .schema import OnDisk
@@ -76,39 +76,50 @@ def locate(node: Node, key: str, parts: Sequence[str | int]) -> tuple[Node, str,
 
 
 def _translate(model: type[BaseModel], root: Node, root_key: str, problem: Any) -> RecipeError | None:
-    parts, missing = _without_labels(root, problem["loc"], problem["type"])
+    parts, where = _without_labels(root, problem["loc"])
     node, key, _ = locate(root, root_key, parts)
+    kind, last = problem["type"], problem["loc"][-1] if problem["loc"] else ""
     if node.bad:
         return None
-    if missing:
-        allowed = describe(*_annotation(model, [*parts, missing]))
-        return RecipeError(node.file, node.line, f"{key}.{missing}" if key else missing, "nothing", allowed)
-    if problem["type"] == "extra_forbidden":
-        keys = _keys(model, parts[:-1])
-        return error_at(node, key, found="an unknown key", allowed=one_of(keys), near=nearest(str(parts[-1]), keys))
-    if problem["type"] in ("value_error", "assertion_error"):
+    if kind == "missing" and isinstance(last, str):
+        allowed = describe(*_annotation(model, problem["loc"]))
+        return RecipeError(node.file, node.line, f"{key}.{last}" if key else last, "nothing", allowed)
+    if kind == "extra_forbidden":
+        keys = _keys(_annotation(model, where[:-1])[0])
+        return error_at(node, key, found="an unknown key", allowed=one_of(keys), near=nearest(str(last), keys))
+    if kind in ("value_error", "assertion_error"):
         return blame(node, key, str(problem["ctx"]["error"]))
-    annotation, metadata = _annotation(model, parts)
+    annotation, metadata = _annotation(model, where)
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _wrong_kind(annotation, node, key, problem["ctx"]["discriminator"].strip("'"))
     near = ""
-    if problem["type"] == "literal_error" and isinstance(node.value, str):
+    if kind == "literal_error" and isinstance(node.value, str):
         near = nearest(node.value, [str(name) for name in get_args(_literal(annotation))])
     return error_at(node, key, allowed=describe(annotation, metadata), near=near)
 
 
-def _without_labels(root: Node, where: Sequence[str | int], kind: str) -> tuple[list[str | int], str]:
-    """The part of pydantic's location that the recipe has, and the key that is missing there, if one is.
+def _without_labels(root: Node, location: Sequence[str | int]) -> tuple[list[str | int], Sequence[str | int]]:
+    """How far the recipe has pydantic's location: as the recipe's keys alone, and as the location has it.
 
-    Between keys pydantic puts the labels of a union's members.
+    Between keys pydantic puts labels, which say the member of a union that it tried.
     """
     parts: list[str | int] = []
-    node = root
-    for part in where:
+    node, reached = root, 0
+    for done, part in enumerate(location, 1):
         entry = node.child(part)
         if entry is not None:
             parts.append(part)
-            node = entry
-    last = where[-1] if where else ""
-    return parts, last if kind == "missing" and isinstance(last, str) else ""
+            node, reached = entry, done
+    return parts, location[:reached]
+
+
+def _wrong_kind(union: Any, node: Node, key: str, name: str) -> RecipeError:
+    """The error that a mapping's entry ``name``, which says what the others are, is missing or unknown."""
+    tags = [str(tag) for member in get_args(union) for tag in get_args(member.model_fields[name].annotation)]
+    entry = node.child(name)
+    if entry is None:
+        return error_at(node, f"{key}.{name}", found="nothing", allowed=one_of(tags))
+    return error_at(entry, f"{key}.{name}", allowed=one_of(tags), near=nearest(str(entry.value), tags))
 
 
 def blame(node: Node, key: str, message: str) -> RecipeError:
@@ -129,7 +140,7 @@ def told(node: Node, key: str, message: str, value: str) -> RecipeError:
 
 
 def _annotation(model: type[BaseModel], parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
-    """The type of the value at ``parts`` of a model, and the constraints on it."""
+    """The type of the value at ``parts`` (pydantic's location) of a model, and the constraints on it."""
     annotation: Any = model
     metadata: Sequence[Any] = ()
     for part in parts:
@@ -145,12 +156,23 @@ def _step(annotation: Any, part: str | int) -> tuple[Any, Sequence[Any]]:
     if origin is Annotated:
         return _step(args[0], part)
     if origin in (Union, UnionType):
-        members = [member for member in args if _holds(member, part)]
-        return _step(members[0], part) if members else (Any, ())
+        for member, metadata in map(_split, args):
+            if part in _labels(member, metadata):
+                return member, metadata
+        return next((_step(member, part) for member in args if _holds(member, part)), (annotation, ()))
     if origin in (tuple, list) and isinstance(part, int):
         inner = args[0] if origin is list or args[-1] is Ellipsis else args[min(part, len(args) - 1)]
         return _split(inner)
     return _split(args[1]) if origin is dict else (Any, ())
+
+
+def _labels(member: Any, metadata: Sequence[Any]) -> set[Any]:
+    """What pydantic may call this member of a union in a location: its class, its tag, or the kind it states."""
+    tags = {mark.tag for mark in metadata if isinstance(mark, Tag)}
+    if not (isinstance(member, type) and issubclass(member, BaseModel)):
+        return tags
+    stated = [info.annotation for info in member.model_fields.values() if get_origin(info.annotation) is Literal]
+    return tags | {member.__name__} | {value for annotation in stated for value in get_args(annotation)}
 
 
 def _split(annotation: Any) -> tuple[Any, Sequence[Any]]:
@@ -168,8 +190,7 @@ def _holds(annotation: Any, part: str | int) -> bool:
     return get_origin(annotation) in ((tuple, list) if isinstance(part, int) else (dict,))
 
 
-def _keys(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
-    annotation, _ = _annotation(model, parts)
+def _keys(annotation: Any) -> list[str]:
     members = [member for member in (annotation, *get_args(annotation)) if hasattr(member, "model_fields")]
     return [name for member in members for name in member.model_fields]
 

@@ -22,6 +22,16 @@ def _kind(value: Any) -> str:
     return "folder" if isinstance(value, str) else "shape"
 
 
+class Soft(Strict):
+    kind: Literal["soft"] = "soft"
+    scale: float = 1.0
+
+
+class Hard(Strict):
+    kind: Literal["hard"]
+    margin: float = Field(0.0, ge=0)
+
+
 class SslOptions(Strict):
     size: int = Field(224, ge=16)
     frames: int = Field(16, ge=1)
@@ -30,6 +40,7 @@ class SslOptions(Strict):
     layers: tuple[int, ...] | None = None
     head: int | Crops | None = None  # a union whose members pydantic tries one after another
     decoder: Annotated[Annotated[str, Tag("folder")] | Annotated[Crops, Tag("shape")], Discriminator(_kind)] = "none"
+    loss: Annotated[Soft | Hard, Discriminator("kind")] = Soft()
 
     @model_validator(mode="after")
     def _layers_rise(self) -> SslOptions:

@@ -1,0 +1,149 @@
+"""The recipes that come with the package, read against the real tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shard_samples import make_sample, write_samples
+
+from interlace.backbone import PRESETS, BackboneConfig
+from interlace.data_recipes.check import summary
+from interlace.data_recipes.recipe import (
+    Recipe,
+    RecipeErrors,
+    Sections,
+    TaskSpec,
+    find_recipe,
+    read_recipe,
+    resolve,
+    shipped,
+)
+from interlace.data_recipes.schema import path_fields
+from interlace.tasks import TASKS
+
+SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, task in TASKS.items()})
+ROOTS = ("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1")
+
+#: OmniStream Table 1, row by row.
+TABLE_1 = {
+    "ssl": "datacomp imagenet21k kinetics ssv2 pe_video",
+    "geometry": "co3dv2 wildrgbd blendedmvs megadepth mvs_synth pointodyssey hypersim tartanair dl3dv scannet "
+    "scannetpp arkitscenes vkitti2 mapfree dynamic_replica spring omniworld_game aria_synthetic waymo",
+    "captioning": "grit refcoco blip3_ocr sa1b_caption",
+}
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {name: str(root / name.lower()) for name in ROOTS}
+
+
+def unseen(name: str, root: Path) -> Recipe:
+    """A shipped recipe, its paths not looked for."""
+    file = find_recipe(name)
+    return resolve(file.read_text(), SECTIONS, environment=environment(root), file=str(file))
+
+
+def make_paths(recipe: Recipe) -> None:
+    """Everything that a recipe says is there, and as little of it as can be."""
+    folders = {recipe.backbone.init, recipe.start_from}
+    for name, task in recipe.tasks.items():
+        for source in (*task.sources, *task.held_out):
+            if source.format == "mds" and not Path(source.path).exists():
+                write_samples(Path(source.path), [make_sample(0)])
+            folders.add(source.path)
+        folders |= {getattr(task.options, field) for field in path_fields(SECTIONS.tasks[name].options)}
+    for path in (Path(folder) for folder in folders if isinstance(folder, str)):
+        if path.suffix == ".model":
+            path.touch()
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        for file in ("config.json", "model.safetensors"):
+            (path / file).touch()
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_with_its_roots_present_passes(name: str, tmp_path: Path) -> None:
+    expected = unseen(name, tmp_path)
+    make_paths(expected)
+    recipe = read_recipe(name, (), SECTIONS, environment(tmp_path))
+    assert recipe == expected
+    again = tmp_path / "recipe.yaml"
+    again.write_text(recipe.to_yaml())
+    assert read_recipe(again, (), SECTIONS, {}) == recipe
+    rows = summary(recipe, SECTIONS)
+    assert [row.task for row in rows] == list(recipe.tasks)
+    assert all(row.tokens > 0 and sum(source.share for source in row.sources) == pytest.approx(1) for row in rows)
+
+
+@pytest.mark.parametrize("roots_set", [True, False])
+def test_stage_1_names_all_that_is_missing_and_nothing_else(roots_set: bool, tmp_path: Path) -> None:
+    with pytest.raises(RecipeErrors) as raised:
+        read_recipe("omnistream_stage1", (), SECTIONS, environment(tmp_path) if roots_set else {})
+    missing = [f"tasks.{task}.sources.{name}.path" for task, names in TABLE_1.items() for name in names.split()]
+    assert len(missing) == 28
+    missing += ["backbone.init", "tasks.captioning.options.decoder", "tasks.captioning.options.tokenizer"]
+    assert sorted(error.key for error in raised.value.errors) == sorted(missing)
+    for error in raised.value.errors:
+        if roots_set:
+            assert error.found.startswith(str(tmp_path))
+            assert error.allowed.startswith("an existing")
+        else:
+            assert error.problem.endswith("is not set")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stage_1_is_the_papers(tmp_path: Path) -> None:
+    recipe = unseen("omnistream_stage1", tmp_path)
+    engine, tasks = recipe.engine, recipe.tasks
+    assert recipe.backbone.preset == "dinov3_vitl16"
+    assert (recipe.backbone.config.attention, recipe.backbone.config.rope) == ("causal", "rotary")
+    assert (engine.steps, engine.optimizer, engine.lr, engine.warmup, engine.weight_decay) == (
+        60_000,
+        "adam",
+        1e-4,
+        4_000,
+        0,
+    )
+    assert {name: task.weight for name, task in tasks.items()} == {"ssl": 0.1, "geometry": 1.0, "captioning": 1.0}
+    options = {name: task.options.model_dump() for name, task in tasks.items()}
+    assert (options["ssl"]["global_size"], options["geometry"]["size"], options["captioning"]["size"]) == (
+        224,
+        224,
+        224,
+    )
+    assert (options["ssl"]["frames"], options["geometry"]["frames"]) == (16, 16)
+    terms = [options["ssl"][f"{term}_weight"] for term in ("dino", "ibot", "koleo", "gram")]
+    assert (terms, options["ssl"]["gram"]) == ([1, 1, 0.1, 1], True)
+
+
+def test_stage_2_is_stage_1_at_512_from_its_run(tmp_path: Path) -> None:
+    first, second = (flat(unseen(f"omnistream_stage{stage}", tmp_path).resolved()) for stage in (1, 2))
+    changed = {key: second[key] for key in second if second[key] != first[key]}
+    assert changed == {
+        "name": "omnistream_stage2",
+        "start_from": str(tmp_path / "omnistream_stage1"),
+        "backbone.init": None,
+        "engine.steps": 120_000,
+        "tasks.ssl.options.global_size": 512,
+        "tasks.ssl.options.local_size": 224,
+        "tasks.ssl.options.teacher_temperature": 0.07,
+        "tasks.geometry.options.size": 512,
+        "tasks.geometry.options.dpt_frames": 4,
+        "tasks.captioning.options.size": 512,
+    }
+
+
+def test_interlace_stage_1_only_adds_clusters(tmp_path: Path) -> None:
+    paper, ours = (flat(unseen(name, tmp_path).resolved()) for name in ("omnistream_stage1", "interlace_stage1"))
+    assert {key for key in ours if ours[key] != paper.get(key)} - {"name"} == {
+        key for key in ours if key.startswith("tasks.clusters.")
+    }
+
+
+def flat(data: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(data, dict):
+        return {key: data}
+    return {inner: value for name in data for inner, value in flat(data[name], f"{key}.{name}".lstrip(".")).items()}
