@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.forkserver import ensure_running
 from types import TracebackType
@@ -64,14 +70,19 @@ class Loader:
             if feed.batch < world:
                 raise ValueError(f"task {name!r}: a batch of {feed.batch} cannot be split over {world} ranks")
         self._waited = 0.0
+        context = _fork_server(self._feeds) if workers else None
+        if context:
+            self._held_by_workers, self._alive = context.Pipe(duplex=False)
+            atexit.register(self._alive.close)
         self._micro_batches = DataLoader(
             _MicroBatches(self._feeds, rank, world),
             batch_size=None,
             sampler=_Keys(self._steps, self._planned),
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
-            multiprocessing_context=_fork_server(self._feeds) if workers else None,
+            multiprocessing_context=context,
             collate_fn=_unchanged,
+            worker_init_fn=partial(_guard, self._held_by_workers) if context else None,
             generator=torch.Generator(),  # the global one must be where a run that was not resumed has it
         )
         self._iterator: Iterator[MicroBatch | _Broken] | None = None
@@ -96,6 +107,9 @@ class Loader:
     def close(self) -> None:
         """End the workers."""
         self._iterator = None
+        if self._micro_batches.num_workers:
+            self._alive.close()  # an error's traceback may hold torch's iterator, and with it the workers
+            atexit.unregister(self._alive.close)
 
     def __enter__(self) -> Loader:
         return self
@@ -158,6 +172,7 @@ def _fork_server(feeds: Mapping[str, Feed]) -> BaseContext:
     context.set_forkserver_preload(sorted({__name__, *(type(feed.task).__module__ for feed in feeds.values())}))
     # A terminal or Slurm sends its signals to all processes of a job. Blocked ones stay blocked in the server and its
     # children, so that the training process alone hears them and still gets the data of the step it wants to finish.
+    resource_tracker.ensure_running()  # first: starting it unblocks them
     blocked = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
@@ -165,6 +180,20 @@ def _fork_server(feeds: Mapping[str, Feed]) -> BaseContext:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+def _guard(trainer: Connection, worker: int) -> None:
+    """In a worker: end when the training process closes its end of ``trainer``, or is gone, which closes it too.
+
+    torch looks whether a worker's parent lives; that is the fork server, which lives until its last child ends. And
+    Python, leaving, ends its children by SIGTERM and waits for them, but SIGTERM is blocked here.
+    """
+
+    def watch() -> None:
+        trainer.poll(None)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _unchanged(found: Any) -> Any:
