@@ -45,7 +45,7 @@ def join() -> Ranks:
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
         else:
             # An in-process store: alone, no port is opened that another run could already hold.
-            dist.init_process_group(backend, store=torch.distributed.distributed_c10d.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
 
 
