@@ -183,6 +183,8 @@ class Assembler:
         held_out = self.sources(HeldOut, node, f"{key}.held_out", spec)
         if len(self.errors) > before or shape is None or options is None:
             return None
+        if len(sources) < len(shape.sources) or len(held_out) < len(shape.held_out):
+            return None  # one that was told when the text was read
         numbers = {"weight": shape.weight, "batch": shape.batch, "micro_batches": shape.micro_batches}
         return TaskRecipe(**numbers, options=options, sources=tuple(sources), held_out=tuple(held_out))
 

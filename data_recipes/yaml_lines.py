@@ -159,7 +159,7 @@ def _finite(node: Node, text: str, key: str, errors: list[RecipeError]) -> None:
     """Infinities and what is no number are never meant."""
     if isinstance(node.value, float) and not math.isfinite(node.value):
         errors.append(RecipeError(node.file, node.line, key, text, "a finite number"))
-        node.bad = True
+        node.value, node.bad = None, True
 
 
 def _look_up(match: re.Match[str], environment: Mapping[str, str]) -> str | None:

@@ -285,3 +285,16 @@ def test_summary(tmp_path: Path) -> None:
     ]
     assert (geometry.samples, geometry.tokens) == (8, 8 * 2 * 4)
     assert [(row.name, row.share, row.readable) for row in geometry.sources] == [("scenes", 1.0, False)]
+
+
+VALUES = "[] {} null -1 0.5 x true [1,x] {a:} [[1]] '1' ${X} ${X:-3} !!int &a *a 1e400 {name:3} {kind:3} ${".split(" ")
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_no_value_anywhere_breaks_the_reader(value: str) -> None:
+    lines = GOOD.splitlines()
+    for number, line in enumerate(lines):
+        key = line.partition(":")[0]
+        text = "\n".join([*lines[:number], f"{key}: {value}", *lines[number + 1 :]])
+        for error in lines_of(text, environment={"X": "7"}):
+            assert 1 <= int(error.split(":")[1]) <= len(lines) + 1
