@@ -91,9 +91,11 @@ def koleo(rows: Tensor, offset: int, count: int) -> Term:
         everyone = F.normalize(full_precision(rows), dim=-1).transpose(0, 1)  # [G, N, D]
         mine = everyone[:, offset : offset + count]
         with torch.no_grad():
-            similarity = mine @ everyone.transpose(1, 2)
-            similarity.diagonal(offset, dim1=1, dim2=2).fill_(-torch.inf)
-            nearest = similarity.argmax(dim=-1, keepdim=True)
+            # Around their mean: cosines of features that are still alike differ by less than fp32 resolves.
+            centred = everyone - everyone.mean(dim=1, keepdim=True)
+            distances = torch.cdist(centred[:, offset : offset + count], centred)
+            distances.diagonal(offset, dim1=1, dim2=2).fill_(torch.inf)
+            nearest = distances.argmin(dim=-1, keepdim=True)
         neighbours = torch.take_along_dim(everyone, nearest, dim=1)
         squared = (mine - neighbours).square().sum(dim=-1)
         total = -0.5 * squared.clamp_min(SMALLEST_DISTANCE**2).log().sum()

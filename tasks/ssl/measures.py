@@ -60,9 +60,10 @@ def nearest_neighbours(backbone: Backbone, samples: Sequence[Sample], bank: Bank
     """1 or 0 a sample: does the vote of its nearest neighbours in the bank name its class?
 
     Features are compared by their cosine around the bank's mean: an untrained backbone's differ little from each other,
-    and it should be a fair opponent. For every label of the bank that a sample has: ``knn_LABEL`` on the backbone's temporal mean of CLS, and beside it,
-    for reference, ``knn_pixels_LABEL`` on small frames, which no training changes. ``fixed`` guesses the bank's
-    commonest class; ``swapped`` is the vote on the sample half a list away (a single sample has none: ``fixed``).
+    and it should be a fair opponent. For every label of the bank that a sample has: ``knn_LABEL`` on the backbone's
+    temporal mean of CLS, and beside it, for reference, ``knn_pixels_LABEL`` on small frames, which no training changes.
+    ``fixed`` guesses the bank's commonest class; ``swapped`` is the vote on the sample half a list away (a single
+    sample has none: ``fixed``).
     """
     measures: list[Measure] = []
     if not bank.labels:
