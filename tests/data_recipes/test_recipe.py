@@ -287,7 +287,28 @@ def test_summary(tmp_path: Path) -> None:
     assert [(row.name, row.share, row.readable) for row in geometry.sources] == [("scenes", 1.0, False)]
 
 
-VALUES = "[] {} null -1 0.5 x true [1,x] {a:} [[1]] '1' ${X} ${X:-3} !!int &a *a 1e400 {name:3} {kind:3} ${".split(" ")
+VALUES = [
+    "[]",
+    "{}",
+    "null",
+    "-1",
+    "0.5",
+    "x",
+    "true",
+    "[1,x]",
+    "{a:}",
+    "[[1]]",
+    "'1'",
+    "${X}",
+    "${X:-3}",
+    "!!int",
+    "&a",
+    "*a",
+    "1e400",
+    "{name:3}",
+    "{kind:3}",
+    "${",
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
