@@ -16,6 +16,8 @@ from interlace.tasks.interface import Measure, Task
 
 #: Resamplings of the bootstrap, and the share of them inside the interval.
 RESAMPLINGS, COVERAGE = 2000, 0.95
+#: Held-out samples that are drawn.
+PICTURED = 4
 
 
 @dataclass
@@ -48,14 +50,14 @@ def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) ->
 
 
 def pictures(backbone: nn.Module, held_out: Mapping[str, HeldOut], folder: Path, label: str) -> list[Path]:
-    """Every task's pictures of its held-out samples, drawn into ``folder``."""
+    """Every task's pictures of its first held-out samples, drawn into ``folder``."""
     was_training = backbone.training
     backbone.eval()
     drawn: list[Path] = []
     with torch.no_grad():
         for part in held_out.values():
             part.task.eval()
-            drawn += part.task.pictures(backbone, part.samples, folder, label)  # type: ignore[arg-type]
+            drawn += part.task.pictures(backbone, part.samples[:PICTURED], folder, label)  # type: ignore[arg-type]
             part.task.train()
     backbone.train(was_training)
     return drawn
