@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from .captioning import Captioning
+from .clusters import Clusters
 from .geometry import Geometry
 from .interface import Task
+from .ssl import Ssl
 
 #: Every task by the name that recipes use. A new task is one folder and one line here.
-TASKS: dict[str, type[Task]] = {"geometry": Geometry}
+TASKS: dict[str, type[Task]] = {"ssl": Ssl, "geometry": Geometry, "captioning": Captioning, "clusters": Clusters}

@@ -1,19 +1,24 @@
-"""The language decoder: building it, its loss on answers, and greedy answers."""
+"""The language decoder: building it, its loss on answers, and greedy answers.
+
+``transformers`` is imported where a decoder is built: it takes seconds that checking a recipe should not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from .options import DecoderShape
 from .texts import Row
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
 
 def build_decoder(decoder: str | DecoderShape, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
@@ -21,6 +26,8 @@ def build_decoder(decoder: str | DecoderShape, tokenizer: Tokenizer) -> Qwen3For
 
     ValueError if the folder holds another kind of model, or a vocabulary smaller than the tokenizer's.
     """
+    from transformers import AutoConfig, Qwen3ForCausalLM
+
     if isinstance(decoder, str):
         config = AutoConfig.from_pretrained(decoder, local_files_only=True)
         if config.model_type != "qwen3":
@@ -38,6 +45,8 @@ def build_decoder(decoder: str | DecoderShape, tokenizer: Tokenizer) -> Qwen3For
 
 
 def _config(shape: DecoderShape, tokenizer: Tokenizer) -> Qwen3Config:
+    from transformers import Qwen3Config
+
     return Qwen3Config(
         vocab_size=shape.vocabulary_size or tokenizer.size,
         hidden_size=shape.hidden_size,

@@ -50,9 +50,7 @@ class Captioning(Task):
         """A size that no patch divides; a decoder or a tokenizer that is not there."""
         wrong = []
         if options.size % backbone.patch_size:
-            wrong.append(
-                ("size", f"{options.size} is not a multiple of the backbone's patch_size {backbone.patch_size}")
-            )
+            wrong.append(("size", f"allowed is a multiple of backbone.patch_size = {backbone.patch_size}"))
         if isinstance(options.decoder, str) and (missing := check_folder(options.decoder)):
             wrong.append(("decoder", missing))
         path = Path(options.tokenizer_path)
@@ -76,7 +74,9 @@ class Captioning(Task):
 
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
         """``frames`` [B, T, 3, size, size] uint8; ``tokens`` [B, K, L] int64 and ``answer`` [B, K, L] bool, K texts a
-        sample; a text that is lacking is a row without answer tokens."""
+        sample; a text that is lacking is a row without answer tokens. A rank without samples gets a black one without
+        texts."""
+        items = items or [self._nothing()]
         lacking = Row([self.tokenizer.bos], [])
         rows = [(item["rows"] + [lacking] * self.options.texts)[: self.options.texts] for item in items]
         tokens, answer = batch_rows([row for texts in rows for row in texts], self.tokenizer.pad)
@@ -87,6 +87,10 @@ class Captioning(Task):
             "answer": answer.view(shape),
             "noise": BackboneNoise.cat([item["noise"] for item in items]),
         }
+
+    def _nothing(self) -> dict[str, Any]:
+        size, noise = self.options.size, BackboneNoise.draw(self.context.backbone, [np.random.default_rng(0)])
+        return {"frames": np.zeros((self.options.frames, 3, size, size), np.uint8), "rows": [], "noise": noise}
 
     def losses(
         self, backbone: Backbone, batch: Batch, *, teacher: nn.Module | None, progress: Progress

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
-from transformers import AutoTokenizer
 
 
 class Tokenizer(Protocol):
@@ -41,6 +40,8 @@ def read_tokenizer(path: str) -> Tokenizer:
 
 class _FolderTokenizer:
     def __init__(self, path: str) -> None:
+        from transformers import AutoTokenizer  # takes seconds that checking a recipe should not
+
         # Never a look at the network: a wrong path must not become the name of somebody's repository.
         self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self.size = len(self.inner)
