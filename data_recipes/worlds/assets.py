@@ -138,7 +138,8 @@ class Photograph:
         return int(self.digest, 16) % 4 == 0
 
 
-def photographs() -> list[Photograph]:
+@functools.lru_cache(1)
+def photographs() -> tuple[Photograph, ...]:
     """Every photograph, and every painting of miniworld's, in the order of their names."""
     skimage, sklearn = package_folder("skimage") / "data", package_folder("sklearn") / "datasets" / "images"
     files = {name: skimage / name for name in SKIMAGE_PHOTOGRAPHS} | {
@@ -150,7 +151,7 @@ def photographs() -> list[Photograph]:
     for name in sorted(files):
         digest = hashlib.sha256(_existing(files[name]).read_bytes()).hexdigest()
         found.append(Photograph(name.rsplit(".", 1)[0], files[name], digest))
-    return found
+    return tuple(found)
 
 
 @dataclass(frozen=True)

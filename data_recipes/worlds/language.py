@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sample import Text
-from .scene import SIGN_HALF, SIGN_HEIGHT, Room, Sign
+from .scene import BACKGROUND, SIGN_HALF, SIGN_HEIGHT, Room, Sign
 
 #: Boxes are spoken in sixteenths of the frame: "4 2 9 11" is x from 4/16 to 9/16, y from 2/16 to 11/16.
 LOCATION_BINS = 16
@@ -48,12 +48,12 @@ def plural(name: str) -> str:
     return name + ("es" if name.endswith("x") else "s")
 
 
-def see(room: Room, instances: np.ndarray, depth: np.ndarray, first: int) -> list[Seen]:
-    """The objects that have any pixel, largest first. ``instances`` numbers object k ``first + k``."""
+def see(room: Room, instances: np.ndarray, depth: np.ndarray) -> list[Seen]:
+    """The objects that have any pixel, largest first. ``instances`` are numbers into ``room.instances``."""
     height, width = instances.shape
     seen = []
     for k, thing in enumerate(room.things):
-        rows, columns = np.nonzero(instances == first + k)
+        rows, columns = np.nonzero(instances == len(BACKGROUND) + k)
         if len(rows):
             box = np.array(
                 [
@@ -174,12 +174,10 @@ def texts(
     depth: np.ndarray,
     pose: np.ndarray,
     intrinsics: np.ndarray,
-    names: tuple[str, ...],
 ) -> list[Text]:
     """Everything to be said of one frame: a caption, the word if it can be read, and where each thing is."""
-    number = {name: i for i, name in enumerate(names)}
-    share = [float((instances == number[name]).mean()) for name in ("floor", "walls", "sign")]
-    seen = see(room, instances, depth, number["sign"] + 1)
+    share = [float((instances == BACKGROUND.index(name)).mean()) for name in ("floor", "walls", "sign")]
+    seen = see(room, instances, depth)
     said = [Text(kind="caption", prompt=CAPTION_PROMPT, answer=caption(room, seen, share[0], share[1]), frame=frame)]
     if legible(room.sign, pose, intrinsics, share[2]):
         said.append(Text(kind="ocr", prompt=OCR_PROMPT, answer=room.sign.word, frame=frame))

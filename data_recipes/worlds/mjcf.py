@@ -16,10 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .assets import WALLS, Part, photographs, prop, read_square, texture
-from .scene import COLOURS, SIGN_HALF, SIGN_HEIGHT, Room, Sign, Thing
-
-#: Instances of a room's pixels that are no object; objects follow as "thing 0", "thing 1", ...
-BACKGROUND = ("nothing", "floor", "walls", "ceiling", "posters", "stand", "sign")
+from .scene import BACKGROUND, COLOURS, SIGN_HALF, SIGN_HEIGHT, Room, Sign, Thing
 
 #: Light: everywhere, from the camera, and from the lamp (a spot, cut off at this many degrees).
 AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF = 0.5, 0.25, 0.5, 85
@@ -62,11 +59,10 @@ class _Xml:
 
 
 class World:
-    """A room's model and state. ``instance`` [ngeom] names each geom's instance, ``names`` the instances."""
+    """A room's model and state. ``instance`` [ngeom] is each geom's number in ``room.instances``."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
-        self.names = (*BACKGROUND, *(f"thing {k}" for k in range(len(room.things))))
         xml = _Xml()
         _add_shell(xml, room)
         _add_posters(xml, room)
@@ -84,18 +80,10 @@ class World:
     def set_time(self, time: float) -> None:
         """Put every object where it is at this time."""
         for k, thing in enumerate(self.room.things):
-            position, yaw = thing_pose(thing, time)
+            position, yaw = thing.pose(time)
             self.data.mocap_pos[k] = position
             self.data.mocap_quat[k] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         mujoco.mj_forward(self.model, self.data)
-
-
-def thing_pose(thing: Thing, time: float) -> tuple[np.ndarray, float]:
-    """Where the point of the floor under an object's middle is (or hovers) at a time, and how it is turned."""
-    along, up, turn = thing.motion.at(time)
-    x = thing.position[0] + along * np.cos(thing.yaw)
-    y = thing.position[1] + along * np.sin(thing.yaw)
-    return np.array([x, y, up]), thing.yaw + turn
 
 
 def _numbers(values: object) -> str:

@@ -40,7 +40,7 @@ class View:
 
     image: np.ndarray  # [size, size, 3] uint8
     depth: np.ndarray  # [size, size] float32, metres along z
-    instances: np.ndarray  # [size, size] int32, numbers into World.names
+    instances: np.ndarray  # [size, size] int32, numbers into Room.instances
     pose: np.ndarray  # [4, 4] camera-to-world
     intrinsics: np.ndarray  # [3, 3]
     time: float

@@ -10,7 +10,7 @@ from ..sample import Sample
 from . import language
 from .assets import FLOORS, WALLS
 from .render import Renderer, View
-from .scene import COLOURS, SHAPES, Room
+from .scene import BACKGROUND, COLOURS, SHAPES, Room
 
 #: Labels for probes, and the names of their classes. "colour" and "shape" are of the largest coloured object in view.
 LABELS: dict[str, tuple[str, ...]] = {
@@ -43,19 +43,18 @@ class ClipShape:
 def room_samples(room: Room, shape: ClipShape, backend: str, dataset: str) -> list[Sample]:
     """A sample for each camera path. ``backend``: a GL backend or "rays"."""
     with Renderer(room, shape.size, backend) as renderer:
-        first = len(renderer.world.names) - len(room.things)
         samples = []
         for p in range(len(room.paths)):
             views = [renderer.view(p, float(time)) for time in shape.times]
             key = f"{dataset}/room-{room.number:07d}/path-{p}"
-            samples.append(_sample(room, views, renderer.world.names, first, key, dataset))
+            samples.append(_sample(room, views, key, dataset))
     return samples
 
 
-def _sample(room: Room, views: list[View], names: tuple[str, ...], first: int, key: str, dataset: str) -> Sample:
+def _sample(room: Room, views: list[View], key: str, dataset: str) -> Sample:
     texts = []
     for frame, view in enumerate(views):
-        texts += language.texts(room, frame, view.instances, view.depth, view.pose, view.intrinsics, names)
+        texts += language.texts(room, frame, view.instances, view.depth, view.pose, view.intrinsics)
     return Sample(
         key=key,
         source=dataset,
@@ -65,13 +64,16 @@ def _sample(room: Room, views: list[View], names: tuple[str, ...], first: int, k
         K=np.stack([view.intrinsics for view in views]).astype(np.float32),
         c2w=np.stack([view.pose for view in views]),
         texts=texts,
-        labels=_labels(room, np.stack([view.instances for view in views]), first),
+        labels=_labels(room, np.stack([view.instances for view in views])),
     )
 
 
-def _labels(room: Room, instances: np.ndarray, first: int) -> dict[str, int]:
+def _labels(room: Room, instances: np.ndarray) -> dict[str, int]:
     labels = {"floor": LABELS["floor"].index(room.floor), "walls": LABELS["walls"].index(room.walls)}
-    areas = [int((instances == first + k).sum()) * (thing.colour is not None) for k, thing in enumerate(room.things)]
+    areas = [
+        int((instances == len(BACKGROUND) + k).sum()) * (thing.colour is not None)
+        for k, thing in enumerate(room.things)
+    ]
     largest = room.things[int(np.argmax(areas))]
     if max(areas) > 0 and largest.colour is not None:
         labels["colour"] = LABELS["colour"].index(largest.colour)

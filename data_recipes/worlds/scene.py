@@ -28,6 +28,8 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.06, 0.06, 0.06),
 }
 SHAPES = ("box", "ball", "cylinder", "cone")
+#: What a pixel may belong to besides objects, by number; objects follow.
+BACKGROUND = ("nothing", "floor", "walls", "ceiling", "posters", "stand", "sign")
 WORDS = ("GO", "UP", "BUS", "ZOO", "CAFE", "EXIT", "STOP", "TAXI")
 #: (letters, board), independent of the word.
 SIGN_COLOURS = (
@@ -80,6 +82,12 @@ class Thing:
         """What captions call it: "red box", "rubber duck"."""
         return self.shape if self.colour is None else f"{self.colour} {self.shape}"
 
+    def pose(self, time: float) -> tuple[np.ndarray, float]:
+        """The lowest point under its middle [3], and how it is turned, at a time."""
+        along, up, turn = self.motion.at(time)
+        x, y = self.position
+        return np.array([x + along * np.cos(self.yaw), y + along * np.sin(self.yaw), up]), self.yaw + turn
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -120,6 +128,11 @@ class Room:
     light: tuple[float, float]  # where the lamp hangs
     brightness: float
     paths: tuple[CameraPath, ...]
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """What each instance number stands for: :data:`BACKGROUND`, then "thing 0", "thing 1", ..."""
+        return (*BACKGROUND, *(f"thing {k}" for k in range(len(self.things))))
 
 
 def balanced(seed: int, name: str, index: int, choices: Sequence[_Choice]) -> _Choice:

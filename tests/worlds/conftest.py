@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from drawing import draw_views
+
 from interlace.data_recipes.worlds import render
 from interlace.data_recipes.worlds.demo import DemoSettings, prepare_demo
 from interlace.data_recipes.worlds.render import RAYS, View

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
+
 from interlace.data_recipes.sample import Sample
 from interlace.data_recipes.worlds.render import Renderer, View, set_backend
 from interlace.data_recipes.worlds.rooms import ClipShape, room_samples
-from interlace.data_recipes.worlds.scene import Room
+from interlace.data_recipes.worlds.scene import BACKGROUND, Motion, Room, Thing, draw_room
 
 
 def draw_views(rooms: list[Room], times: list[float], size: int, backend: str) -> list[list[list[View]]]:
@@ -23,7 +25,7 @@ def draw_samples(rooms: list[Room], shape: ClipShape, backend: str) -> list[list
 
 
 def prop_pixels(names: tuple[str, ...], backend: str) -> dict[str, int]:
-    """How many pixels of a room's views each prop covers, standing alone in an otherwise equal room."""
+    """How many pixels of three views each prop covers, standing with two others in a room."""
     return _elsewhere(_prop_pixels, names, backend)
 
 
@@ -47,18 +49,17 @@ def _samples(rooms: list[Room], shape: ClipShape, backend: str) -> list[list[Sam
 
 
 def _prop_pixels(names: tuple[str, ...], backend: str) -> dict[str, int]:
-    from dataclasses import replace
-
-    from interlace.data_recipes.worlds.scene import Motion, Thing, draw_room
-
     set_backend(backend)
-    room = draw_room(0, 0, (), 1, 1.0)
+    plain = draw_room(0, 0, (), 3, 1.0)
     pixels = {}
-    for name in names:
-        thing = Thing(None, name, (0.0, 0.0, 0.0), (0.0, 0.0), 0.3, Motion("still"))
-        with Renderer(replace(room, things=(thing,)), 64, backend) as renderer:
-            view = renderer.view(0, 0.5)
-            pixels[name] = int((view.instances == renderer.world.names.index("thing 0")).sum())
+    for start in range(0, len(names), 3):
+        group = names[start : start + 3]
+        places = [(float(np.cos(2.1 * k)), float(np.sin(2.1 * k))) for k in range(3)]
+        things = [Thing(None, name, (0, 0, 0), places[k], 0.3, Motion("still")) for k, name in enumerate(group)]
+        room = replace(plain, things=tuple(things), sign=replace(plain.sign, position=(0.0, 0.0)))
+        with Renderer(room, 64, backend) as renderer:
+            seen = np.stack([renderer.view(path, 0.5).instances for path in range(3)])
+        pixels |= {name: int((seen == len(BACKGROUND) + k).sum()) for k, name in enumerate(group)}
     return pixels
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from interlace.data_recipes.worlds.assets import FLOORS, PROPS, WALLS, photographs
 from interlace.data_recipes.worlds.paths import KINDS, draw_path
 from interlace.data_recipes.worlds.scene import (
