@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 #: How a frame may be stored: "jpeg" (quality 95, no chroma subsampling) or "png" (lossless).
 CODECS = ("jpeg", "png")
+
+#: What Pillow's decoders are seen to raise for damaged bytes.
+_BAD_BYTES = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 class DataError(ValueError):
@@ -26,16 +45,22 @@ def encode_image(image: np.ndarray, codec: str) -> bytes:
     return stream.getvalue()
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, *, upright: bool = False) -> np.ndarray:
     """The bytes of an image file -> [H, W, 3] uint8 RGB. The content decides the format, not a file name.
 
-    Stored EXIF rotation is not applied. Raises :class:`DataError` that begins with ``name`` when the bytes are no
-    image, are cut off, or are damaged where the format can tell.
+    ``upright`` applies the rotation that a camera stored in EXIF. Raises :class:`DataError` that begins with ``name``
+    when the bytes are no image, are cut off, are damaged where the format can tell, or have more than 8 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
+            if image.mode.startswith(("I", "F")):
+                # Pillow would clip it to white; and it is a depth map or a scan more often than a photograph
+                raise DataError(f"{name}: an image of mode {image.mode}, not of 8 bits a channel")
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1)) if upright else None
+            return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that Pillow knows") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BAD_BYTES as error:
         raise DataError(f"{name}: broken image ({error})") from error

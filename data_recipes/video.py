@@ -25,13 +25,8 @@ class Video:
         self._file, self._name, self._threads = file, name, threads
         with self._open() as (container, stream):
             expected = stream.frames
-            stamps: list[int | None] = []
-            self._keyframes: list[tuple[int, int | None]] = []
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    stamps.append(packet.pts)
-                    if packet.is_keyframe and packet.pts is not None:
-                        self._keyframes.append((packet.pts, packet.dts))
+            packets = container.demux(stream)
+            stamps = [packet.pts for packet in packets if packet.size and not packet.is_discard]
             known = sorted(stamp for stamp in stamps if stamp is not None)
             if not stamps or len(known) < len(stamps):
                 raise DataError(f"{name}: {'no time stamps' if stamps else 'a video without frames'}")
@@ -49,12 +44,16 @@ class Video:
         """(index, [H, W, 3] uint8 RGB) for these ascending indices, decoded one after another, repeats included."""
         wanted = [int(index) for index in indices]
         place = 0
+        shape: tuple[int, ...] = ()
         for index, frame in self._decoded(wanted[0]):
             if index > wanted[place]:
                 raise DataError(f"{self._name}: broken video (frame {wanted[place]} is missing)")
             if index < wanted[place]:
                 continue
             image = _upright(frame)
+            shape = shape or image.shape
+            if image.shape != shape:
+                raise DataError(f"{self._name}: its frames change size (at frame {index})")
             while place < len(wanted) and wanted[place] == index:
                 yield index, image
                 place += 1
@@ -68,13 +67,11 @@ class Video:
         for seek in (True, False):
             with self._open() as (container, stream):
                 if seek:
-                    before = [(pts, dts) for pts, dts in self._keyframes if pts <= self._stamps[first]]
-                    pts, dts = max(before, default=(self._stamps[0], None))
-                    container.seek(pts if dts is None else dts, stream=stream)
+                    container.seek(self._stamps[first], stream=stream)
                 reached = False
                 for frame in container.decode(stream):
                     if not reached and seek and places.get(frame.pts, 0) > first:
-                        break  # some containers seek past the keyframe that was asked for: decode from the start
+                        break  # it went past the key frame before: decode from the start
                     reached = True
                     if frame.pts in places:
                         yield places[frame.pts], frame
@@ -86,10 +83,13 @@ class Video:
         import av
 
         try:
-            with av.open(io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)) as container:
+            file = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
+            with av.open(file, metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise DataError(f"{self._name}: no video stream in it")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise DataError(f"{self._name}: broken video, or a codec that FFmpeg does not know")
                 stream.codec_context.thread_count = self._threads
                 yield container, stream
         except av.FFmpegError as error:
