@@ -70,9 +70,9 @@ class Feed:
         }
 
     def sample(self, n: int) -> Sample:
-        """The sample of draw n, whole, with the fields that the task needs."""
+        """The sample of draw n, whole, with all that its source offers: a blind guess may need what training does not."""
         source, number = self.mixture.source_and_number(n)
-        return self.sources[source].read(self.orders[source].index(number), self.task.needs)
+        return self.sources[source].read(self.orders[source].index(number))
 
     def item(self, n: int) -> tuple[str, Any]:
         """Draw n made ready by the task: ("source/key", item). Errors name task, source and key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from interlace.data_recipes import Sample
+from interlace.data_recipes.feed import Feed
 from interlace.tasks.ssl.measures import (
     TEMPERATURE,
     Bank,
@@ -87,6 +89,27 @@ def test_samples_without_the_label_do_not_count() -> None:
     for measure in measures:
         for column in (measure.values, measure.fixed, measure.swapped):
             assert np.isnan(column).tolist() == [True, False, False, False, False, True]
+
+
+class Labelled:
+    """A source of six images with labels."""
+
+    fields = frozenset({"frames", "labels"})
+    shard_sizes = (6,)
+
+    def __len__(self) -> int:
+        return 6
+
+    def read(self, index: int, fields: Collection[str] | None = None, choose: object = None) -> Sample:
+        return tiny_ssl.sample(index, 1, label=index % 3 if fields is None or "labels" in fields else None)
+
+
+def test_labels_reach_the_bank_though_training_needs_none() -> None:
+    task, _, _ = tiny_ssl.build()
+    feed = Feed("ssl", task, {"made": Labelled()}, {"made": 1.0}, batch=2, micro_batches=1, seed=0)
+    bank = task.fit_blind([feed.sample(n) for n in range(6)])
+    assert sorted(bank.labels["tint"]) == [0, 0, 1, 1, 2, 2]
+    assert feed.micro_batch(0, 0).batch["image"]["count"] == 2
 
 
 def test_two_labels_are_two_measures() -> None:
