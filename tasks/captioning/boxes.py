@@ -13,24 +13,25 @@ PLACE = "<box>"
 
 
 def write_box(box: np.ndarray, bins: int) -> str:
-    """``box`` [4] -> ``"[x1 y1 x2 y2]"``: the cells of a ``bins`` x ``bins`` grid that its corners lie in.
-
-    Every number has the same count of digits, so that every box has the same length.
-    """
-    cells = np.clip(np.floor(np.asarray(box, np.float64) * bins), 0, bins - 1).astype(int)
-    digits = len(str(bins - 1))
-    return "[" + " ".join(f"{cell:0{digits}d}" for cell in cells) + "]"
+    """``box`` [4] -> ``"x1 y1 x2 y2"``: its sides as the nearest of 0 ... ``bins``, at least one apart."""
+    box = np.asarray(box, np.float64)
+    sides = np.clip(np.round(box * bins), 0, bins).astype(int)
+    for low, high in ((0, 2), (1, 3)):
+        if sides[high] <= sides[low]:
+            sides[low] = min(max(int(box[low] * bins), 0), bins - 1)
+            sides[high] = sides[low] + 1
+    return " ".join(str(side) for side in sides)
 
 
 def read_boxes(text: str, bins: int) -> np.ndarray:
-    """All boxes written in ``text``, with corners at the centres of their cells: [n, 4] float64.
+    """All boxes written in ``text``: [n, 4] float64.
 
-    Four numbers in brackets are a box; cells outside the grid and corners in the wrong order are not.
+    A box is four whole numbers up to ``bins`` in a row, no fewer and no more, with its corners in the right order.
     """
-    found = re.findall(r"\[\s*(\d{1,4})\s+(\d{1,4})\s+(\d{1,4})\s+(\d{1,4})\s*\]", text)
-    cells = np.array(found, np.float64).reshape(-1, 4)
-    valid = (cells < bins).all(1) & (cells[:, :2] <= cells[:, 2:]).all(1)
-    return (cells[valid] + 0.5) / bins
+    runs = [run.split() for run in re.findall(r"\d+(?: \d+)*", text)]
+    boxes = np.array([run for run in runs if len(run) == 4], np.float64).reshape(-1, 4)
+    valid = (boxes <= bins).all(1) & (boxes[:, :2] < boxes[:, 2:]).all(1)
+    return boxes[valid] / bins
 
 
 def place_boxes(text: Text, bins: int) -> tuple[str, str]:
@@ -46,7 +47,7 @@ def place_boxes(text: Text, bins: int) -> tuple[str, str]:
         raise ValueError(f"text {text.prompt!r}: {places} times {PLACE}, but {len(written)} boxes")
     placed = iter(written)
     prompt, answer = (re.sub(PLACE, lambda _: next(placed), part) for part in (text.prompt, text.answer))
-    return prompt, " ".join(rest) or answer
+    return prompt, ", ".join(rest) or answer
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

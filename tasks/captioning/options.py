@@ -62,7 +62,7 @@ class CaptioningOptions(TaskOptions):
     #: folder of a ``transformers`` tokenizer or a SentencePiece ``.model`` file; None: the decoder's folder
     tokenizer: ExistingPath | None = None
     max_tokens: int = Field(default=256, ge=4)  # of start, prompt and answer together; a longer answer is cut there
-    box_bins: int = Field(default=1000, ge=2, le=1000)  # a box's side is written as one of so many whole numbers
+    box_bins: int = Field(default=1000, ge=2, le=1000)  # a box's side is written as a whole number up to this
     max_generated: int = Field(default=64, ge=1)  # tokens of a generated answer
     evaluate_per_kind: int = Field(default=2, ge=1)  # texts of each kind that a held-out sample is asked
     blind: BlindOptions = BlindOptions()

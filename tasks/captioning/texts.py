@@ -53,7 +53,7 @@ def question(tokenizer: Tokenizer, options: CaptioningOptions, sample: Sample, i
         raise ValueError(f"{where}: a prompt of {len(start)} tokens leaves no room in max_tokens {options.max_tokens}")
     target = [*tokenizer.encode(answer), tokenizer.eos] if answer else []
     if len(text.boxes) and tokenizer.unknown is not None and tokenizer.unknown in (*start, *target):
-        raise ValueError(f"{where}: the tokenizer cannot write {prompt!r}, {answer!r}; it needs digits and [ ]")
+        raise ValueError(f"{where}: the tokenizer cannot write {prompt!r}, {answer!r}; it needs digits")
     boxes = text.boxes[text.prompt.count(PLACE) :] if text.kind == "grounding" else text.boxes[:0]
     return Question(index, text, answer, boxes, Row(start, target[: options.max_tokens - len(start)]))
 

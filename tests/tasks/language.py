@@ -22,9 +22,9 @@ THINGS = ("box", "ball", "mug", "chair", "lamp", "barrel")
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """A SentencePiece model that can write captions of coloured things, digits and brackets."""
+    """A SentencePiece model that can write captions of coloured things and numbers."""
     lines = [f"a {c} {t} left of a {d} {t}" for c in COLOURS for d in COLOURS for t in THINGS]
-    lines += ["Describe the image.", "Read the sign.", "Where is it?", "[0 1 2 3 4 5 6 7 8 9]", "where is the"]
+    lines += ["Describe the image.", "Read the sign.", "Where is it?", "0 1 2 3 4 5 6 7 8 9", "where is the"]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -34,7 +34,7 @@ def write_tokenizer(folder: Path) -> Path:
         pad_id=3,
         minloglevel=2,
         split_digits=True,
-        character_coverage=1.0,  # or the rare brackets would be unknown
+        character_coverage=1.0,  # or the rare digits would be unknown
     )
     path = folder / "text.model"
     path.write_bytes(model.getvalue())

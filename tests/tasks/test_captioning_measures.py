@@ -52,7 +52,7 @@ def test_measures_of_known_replies(model_file: Path) -> None:
         (1, "grounding"),
         (2, "ocr"),
     ]
-    exact, off = "[08 08 23 23]", "[08 08 23 15]"
+    exact, off = "8 8 24 23", "8 8 24 13"
     own = [reply(2, 4), reply(4, 2, "a mug"), reply(1, 2, " a box "), reply(5, 4, exact), reply(1, 1, "a bo")]
     swapped = [reply(9, 4), reply(9, 2, ""), reply(9, 2, "a box"), reply(9, 4, off), reply(9, 1, "")]
     text_only = [reply(8, 4), reply(8, 2, "a lamp"), reply(8, 2, ""), reply(8, 4, "nowhere"), reply(8, 1, "a lamp")]
@@ -67,8 +67,7 @@ def test_measures_of_known_replies(model_file: Path) -> None:
     np.testing.assert_array_equal(ocr.values, [1, 1, 0, np.nan])
     np.testing.assert_array_equal(ocr.swapped, [0, 1, 0, np.nan])
     np.testing.assert_array_equal(ocr.fixed, [0, 1, 1, np.nan])  # the common answer beats the text-only decoder
-    true, whole = 0.5**2, (23.5 - 8.5) ** 2 / 32**2
-    np.testing.assert_allclose(iou.values, [np.nan, whole / true, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(iou.values, [np.nan, 15 / 16, np.nan, np.nan], rtol=1e-6)
     np.testing.assert_allclose(iou.fixed, [np.nan, 0.5, np.nan, np.nan], rtol=1e-6)
     assert iou.swapped[1] < iou.fixed[1]
     assert np.array_equal(iou.blind, iou.fixed, equal_nan=True)
