@@ -70,7 +70,7 @@ class Feed:
         }
 
     def sample(self, n: int) -> Sample:
-        """The sample of draw n, whole, with all that its source offers: a blind guess may need what training does not."""
+        """The sample of draw n, whole, with all its source offers: a blind guess may need what training does not."""
         source, number = self.mixture.source_and_number(n)
         return self.sources[source].read(self.orders[source].index(number))
 
