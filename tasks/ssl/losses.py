@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interlace.tasks.collectives import sum_over_ranks
-from interlace.tasks.interface import Term
+from ..collectives import sum_over_ranks
+from ..interface import Term
 
 #: KoLeo distances of unit vectors are taken as at least this, ten times fp32's rounding of them. A neighbour below it
 #: is a duplicate: the direction to it is noise, and 1 / distance would swamp every other gradient, so such a pair gives

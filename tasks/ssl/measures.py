@@ -12,9 +12,9 @@ from torch import Tensor
 
 from interlace.backbone import Backbone, normalise
 from interlace.data_recipes import Sample
-from interlace.tasks.frames import choose_frames, resize
-from interlace.tasks.interface import Measure
 
+from ..frames import choose_frames, resize
+from ..interface import Measure
 from .options import SslOptions
 
 #: Clips of one length that go through the backbone together.

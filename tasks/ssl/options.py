@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from interlace.backbone import BackboneConfig
-from interlace.tasks.interface import TaskOptions
+
+from ..interface import TaskOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AreaRange = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig, normalise
 from interlace.data_recipes import Sample
-from interlace.tasks.collectives import gather_rows, sum_over_ranks
-from interlace.tasks.frames import choose_frames
-from interlace.tasks.interface import Batch, Measure, Progress, Task, TaskContext, Term
 
+from ..collectives import gather_rows, sum_over_ranks
+from ..frames import choose_frames
+from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from . import losses, measures, options, pictures
 from .batch import GROUPS, Item, collate, make_item
 from .heads import DinoHead

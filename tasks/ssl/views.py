@@ -9,8 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from interlace.tasks.frames import choose_frames, random_crop, resize
-
+from ..frames import choose_frames, random_crop, resize
 from .options import GLOBAL_CROPS, SslOptions
 
 #: Width / height of a crop: torchvision's RandomResizedCrop, which DINOv3 uses.
