@@ -91,13 +91,13 @@ tasks:
     options:
       size: 64
     sources:
-      - {name: photos, format: webdataset, path: /data/photos}
+      - {name: photos, format: webdataset, path: /store/photos}
       - name: clips
         format: webdataset
-        path: /data/clips
+        path: /store/clips
         weight: 2
     held_out:
-      - {name: photos, format: webdataset, path: /data/held}
+      - {name: photos, format: webdataset, path: /store/held}
   geometry:
     batch: 4
     micro_batches: 2
@@ -106,7 +106,7 @@ tasks:
     sources:
       - name: scenes
         format: scannet
-        path: /data/scenes
+        path: /store/scenes
 """
 
 
