@@ -38,8 +38,8 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
-    """A panel a task: its loss terms over the steps, each divided by its own first value where that is positive."""
-    figure, axes = _grid(len(tasks), 4, 3.4, 2.5)
+    """A panel a task: its loss terms over the steps, before their weights."""
+    figure, axes = _grid(len(tasks), 2, 5.6, 2.8)
     for axis, task in zip(axes, tasks, strict=True):
         terms = sorted({key for row in metrics for key in row if key.startswith(f"loss/{task}/")})
         for term in terms:
@@ -51,32 +51,32 @@ def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
     return png(figure)
 
 
-def held_out(rows: Rows) -> bytes:
-    """A panel a measure: the model, and the better blind guess as a dashed line."""
+def held_out(rows: Rows, tasks: Sequence[str]) -> bytes:
+    """A panel a measure: the model in its task's colour, and the better blind guess as a dashed line."""
     names = list(dict.fromkeys((row["task"], row["measure"]) for row in rows))
-    figure, axes = _grid(len(names), 4, 3.4, 2.3)
-    tasks = list(dict.fromkeys(task for task, _ in names))
+    figure, axes = _grid(len(names), 4, 2.9, 2.2)
     for axis, (task, name) in zip(axes, names, strict=True):
         mine = [row for row in rows if (row["task"], row["measure"]) == (task, name) and row["value"] is not None]
         steps = [row["step"] for row in mine]
         axis.plot(steps, [row["value"] for row in mine], color=COLOURS[tasks.index(task) % len(COLOURS)], marker=".")
         axis.plot(steps, [row["blind"] for row in mine], color=BLIND, linestyle="--", linewidth=1)
         arrow = "↓" if mine and mine[0]["better"] == "lower" else "↑"
-        axis.set_title(f"{task}: {name} {arrow}", fontsize=9)
+        axis.set_title(f"{task}\n{name} {arrow}", fontsize=9)
         axis.set_xlabel("step", fontsize=8)
     return png(figure)
 
 
 def anatomy(metrics: Rows, tasks: Sequence[str]) -> bytes:
     """How a step's wall time is spent: data, each task's forward and backward, the update."""
-    figure, (axis,) = _grid(1, 1, 9.0, 1.3)
-    parts = [("data", "time_share/data"), *((task, f"time_share/{task}") for task in tasks)]
-    parts.append(("update", "time_share/step"))
+    figure, (axis,) = _grid(1, 1, 11.2, 1.3)
+    parts = [("waiting for data", "time_share/data", BLIND)]
+    parts += [(task, f"time_share/{task}", COLOURS[index % len(COLOURS)]) for index, task in enumerate(tasks)]
+    parts.append(("update", "time_share/step", "#444444"))
     left = 0.0
-    for index, (label, key) in enumerate(parts):
+    for label, key, colour in parts:
         share = float(np.mean([row.get(key, 0.0) for row in metrics]))
-        axis.barh(0, share, left=left, color=(*COLOURS, BLIND)[(index - 1) % (len(COLOURS) + 1)])
-        if share > 0.03:
+        axis.barh(0, share, left=left, color=colour)
+        if share > 0.06:
             axis.text(left + share / 2, 0, f"{label}\n{share:.0%}", ha="center", va="center", color="white", fontsize=8)
         left += share
     axis.set_xlim(0, max(1.0, left))
@@ -85,15 +85,13 @@ def anatomy(metrics: Rows, tasks: Sequence[str]) -> bytes:
     return png(figure)
 
 
-def cosines(metrics: Rows) -> bytes | None:
-    """The cosine between each pair of tasks' gradients of the backbone, by step; None if never measured."""
+def cosines(metrics: Rows) -> bytes:
+    """The cosine between each pair of tasks' gradients of the backbone, by step."""
     pairs = sorted({key for row in metrics for key in row if key.startswith("cosine/")})
-    if not pairs:
-        return None
-    figure, (axis,) = _grid(1, 1, 9.0, 2.4)
+    figure, (axis,) = _grid(1, 1, 11.2, 2.6)
     for index, pair in enumerate(pairs):
         points = [(row["step"], row[pair]) for row in metrics if pair in row]
-        label = pair.removeprefix("cosine/").replace("~", " and ")
+        label = " and ".join(pair.removeprefix("cosine/").split("~"))
         axis.plot(*zip(*points, strict=True), label=label, color=COLOURS[index % len(COLOURS)], marker=".", linewidth=1)
     axis.axhline(0, color=BLIND, linewidth=0.8)
     axis.set_xlabel("step", fontsize=8)
@@ -103,7 +101,7 @@ def cosines(metrics: Rows) -> bytes | None:
 
 def latency(seconds: Sequence[float]) -> bytes:
     """Milliseconds a frame of a stream took, frame by frame."""
-    figure, (axis,) = _grid(1, 1, 9.0, 2.2)
+    figure, (axis,) = _grid(1, 1, 11.2, 2.2)
     axis.plot(range(len(seconds)), [1000 * value for value in seconds], color=COLOURS[0], linewidth=1)
     axis.set_ylim(0)
     axis.set_xlabel("frame of the stream", fontsize=8)
@@ -114,7 +112,7 @@ def latency(seconds: Sequence[float]) -> bytes:
 def contact_sheet(pictures: Mapping[str, Sequence[np.ndarray]]) -> bytes:
     """A row a source: one frame [H, W, 3] uint8 of each of its first samples."""
     columns = max(len(frames) for frames in pictures.values())
-    figure = Figure(figsize=(1.2 * columns, 1.4 * len(pictures)), layout="constrained")
+    figure = Figure(figsize=(1.12 * columns, 1.4 * len(pictures)), layout="constrained")
     axes = figure.subplots(len(pictures), columns, squeeze=False)
     for line, (name, frames) in zip(axes, pictures.items(), strict=True):
         line[0].set_title(name, fontsize=8, loc="left")

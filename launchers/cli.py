@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-console = Console()
+
+def rank() -> int:
+    """This process's number among those that torchrun or srun started; 0 alone."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+console = Console(quiet=rank() > 0)
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -18,14 +25,16 @@ app = typer.Typer(
     help="Multi-task pretraining of a streaming visual backbone.",
 )
 
-RecipePath = Annotated[Path, typer.Argument(help="A recipe's YAML file.", show_default=False)]
+RecipePath = Annotated[
+    Path, typer.Argument(help="A recipe's YAML file, or the name of one that ships.", show_default=False)
+]
 Changes = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, e.g. engine.steps=100", metavar="[KEY=VALUE]...")
 ]
 RunPath = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 
 
-@app.command(epilog="Example: interlace check data_recipes/omnistream_stage1.yaml engine.lr=2e-4")
+@app.command(epilog="Example: interlace check omnistream_stage1 engine.lr=2e-4")
 def check(recipe: RecipePath, changes: Changes = None) -> None:
     """Say everything that is wrong with a recipe, or what it will train on. Creates nothing."""
     from .commands import check_recipe
@@ -33,31 +42,33 @@ def check(recipe: RecipePath, changes: Changes = None) -> None:
     check_recipe(recipe, tuple(changes or ()), console)
 
 
-@app.command(epilog="Example: torchrun --nproc-per-node 8 -m interlace.launchers pretrain my.yaml --run runs/mine")
+@app.command(epilog="Example: torchrun --nproc-per-node 8 -m interlace.launchers pretrain mine.yaml --run runs/mine")
 def pretrain(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe's YAML file.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe's YAML file, or the name of one that ships.", show_default=False)
+    ] = None,
     changes: Changes = None,
     run: RunPath = Path("runs/pretrain"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, if any.")] = False,
     replay: Annotated[
-        Path | None, typer.Option(help="Run a stopped step again in this process, from the file it left.")
+        Path | None, typer.Option("--replay", help="Run a stopped step again, here, from the file it left.")
     ] = None,
 ) -> None:
     """Train. Works alone, under torchrun and under srun."""
     from .commands import replay_step, train
 
+    if (replay is None) == (recipe is None):
+        raise typer.BadParameter("name a recipe or a --replay file, one of them")
     if replay is not None:
         replay_step(replay, console)
-    elif recipe is None:
-        raise typer.BadParameter("name a recipe, or a --replay file")
-    else:
+    elif recipe is not None:
         train(recipe, tuple(changes or ()), run, resume, console)
 
 
 @app.command(epilog="Example: interlace demo --run runs/demo --seed 1")
 def demo(
     run: RunPath = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Decides the initial weights and every random draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Decides the initial weights and every random draw.")] = 0,
     long: Annotated[bool, typer.Option("--long", help="Train for longer: at most 90 minutes on 2 cores.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
 ) -> None:
@@ -67,10 +78,10 @@ def demo(
     run_demo(run, seed, long, resume, console)
 
 
-@app.command(epilog="Example: interlace prepare demo   or   interlace prepare ~/Pictures --to ~/shards/pictures")
+@app.command(epilog="Examples: interlace prepare demo | interlace prepare ~/Pictures --to shards/pictures")
 def prepare(
     what: Annotated[str, typer.Argument(help="'demo', or a folder of jpg, png and mp4 files.", show_default=False)],
-    to: Annotated[Path | None, typer.Option(help="Where the shards of a folder go.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Where the shards of a folder go.")] = None,
 ) -> None:
     """Make shards: of the demo's rooms, photographs and clips, or of your own files."""
     from .commands import prepare_input
@@ -78,10 +89,10 @@ def prepare(
     prepare_input(what, to, console)
 
 
-@app.command(epilog="Example: interlace inspect data_recipes/demo.yaml --out page.html")
+@app.command(epilog="Example: interlace inspect demo --out page.html")
 def inspect(
     what: Annotated[Path, typer.Argument(help="A recipe, or a folder of shards.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("inspect.html"),
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("inspect.html"),
 ) -> None:
     """Write a page that shows the data: frames, depth, camera paths, boxes, captions, statistics."""
     from .commands import inspect_data
@@ -98,9 +109,34 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder.", show_defa
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one line on stderr and exit status 2, never a traceback."""
+    """Run the command line. What a user can mend is a line on stderr and exit status 2, never a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"interlace: {error}", err=True)
+    except (ValueError, OSError) as error:
+        if not _for_the_user(error):
+            raise
+        typer.echo(_told(error), err=True)
         sys.exit(2)
+    except SystemExit as stop:
+        # A stopped run's account is the same on every rank: one is enough.
+        if isinstance(stop.code, str) and rank() > 0:
+            sys.exit(1)
+        raise
+
+
+def _for_the_user(error: ValueError | OSError) -> bool:
+    """Raised by Interlace's own checks, or by the disk; anything else is a defect, whose traceback is wanted."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    own = (place, type(error).__module__)
+    return isinstance(error, OSError) or any(name.startswith("interlace.") for name in own)
+
+
+def _told(error: ValueError | OSError) -> str:
+    """All of it on the first rank; elsewhere its first line: the others may fail alone, or all alike."""
+    first, *more = str(error).splitlines() or [type(error).__name__]
+    if rank() == 0:
+        return "\n".join([first, *more]) if more else f"interlace: {first}"
+    return f"interlace: rank {rank()}: {first}" + (f" (and {len(more)} more)" if more else "")
