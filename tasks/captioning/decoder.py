@@ -38,7 +38,8 @@ def build_decoder(decoder: str | DecoderShape, tokenizer: Tokenizer) -> Qwen3For
         raise ValueError(
             f"decoder: its vocabulary of {config.vocab_size} is smaller than the tokenizer's {tokenizer.size}"
         )
-    if isinstance(decoder, str):
+    # On the meta device, where parameters are only counted, no weights are read: transformers refuses to.
+    if isinstance(decoder, str) and torch.get_default_device().type != "meta":
         # float32 whatever the file has: the parameters are the optimizer's masters.
         return Qwen3ForCausalLM.from_pretrained(decoder, dtype=torch.float32, local_files_only=True)
     return Qwen3ForCausalLM(config)
