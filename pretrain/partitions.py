@@ -169,11 +169,10 @@ class PartitionedParameters:
     @torch.no_grad()
     def refresh(self) -> None:
         zero = self._zero
+        # What is gathered now has the old values; it is gathered anew where it is used next.
         zero._partition_all_parameters()
         for group in range(len(zero.fp16_groups)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
 
 class TaskTraces:

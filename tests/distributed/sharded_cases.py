@@ -12,6 +12,7 @@ from interlace.tasks.interface import Sharded
 
 SIZES = {"object": (7, 3), "motion": (1, 4)}  # fewer rows than ranks: some rank has none
 LR = 1e-2
+EPS = 1.0  # so large that a gradient of another size makes another step
 
 
 def whole(name: str) -> Tensor:
@@ -34,7 +35,7 @@ def build(rank: int, world: int, *, zeros: bool = False) -> tuple[ShardedAdam, d
         rows = whole(name)[bounds(name, rank, world)].clone()
         locals_[name] = (torch.zeros_like(rows) if zeros else rows).requires_grad_()
     matrices = [Sharded(name, part, bounds(name, rank, world).start, SIZES[name][0]) for name, part in locals_.items()]
-    return ShardedAdam({"clusters": matrices, "geometry": []}, optimizer="adamw", weight_decay=0.1), locals_
+    return ShardedAdam({"clusters": matrices, "geometry": []}, optimizer="adamw", eps=EPS, weight_decay=0.1), locals_
 
 
 def run_step(adam: ShardedAdam, locals_: dict[str, Tensor], step: int, rank: int, world: int) -> float:
@@ -51,7 +52,7 @@ def stepped(rank: int, world: int) -> dict[str, Any]:
     """Four steps beside torch's AdamW on the whole matrices."""
     adam, locals_ = build(rank, world)
     plain = {name: whole(name).requires_grad_() for name in SIZES}
-    reference = torch.optim.AdamW(plain.values(), lr=LR, weight_decay=0.1)
+    reference = torch.optim.AdamW(plain.values(), lr=LR, eps=EPS, weight_decay=0.1)
     norms = []
     for step in range(4):
         given = {name: gradient(name, step) for name in SIZES}

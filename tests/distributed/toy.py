@@ -56,12 +56,15 @@ class ToyBackbone(nn.Module):
         self.unused = nn.Parameter(torch.randn(5))
         self.fixed = nn.Parameter(torch.randn(WIDTH), requires_grad=False)
         self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.late, self.reads_late = nn.Linear(6, 5, bias=False), False
 
     def forward(self, x: Tensor) -> Seen:
         x = torch.cat([self.cls_token.expand(len(x), 1, -1), x + self.fixed], 1)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if torch.is_grad_enabled() else block(x)
         x = x * self.gain
+        if self.reads_late:
+            x = x * self.late.weight.sum().cos()
         return Seen(x[:, 0], x[:, 1:])
 
 
@@ -69,12 +72,10 @@ class Head(nn.Module):
     def __init__(self, out: int) -> None:
         super().__init__()
         self.hidden, self.last = nn.Linear(WIDTH, 9), nn.Linear(9, out, bias=False)
-        self.late, self.reads_late = nn.Linear(6, 5, bias=False), False
 
     def forward(self, x: Tensor) -> Tensor:
         # Another module's weight, as heads with normalised last layers read it.
-        out = torch.tanh(self.hidden(x)) @ nn.functional.normalize(self.last.weight, dim=1).T
-        return out + self.late.weight.sum().tanh() if self.reads_late else out
+        return torch.tanh(self.hidden(x)) @ nn.functional.normalize(self.last.weight, dim=1).T
 
 
 class ToyTeacher(nn.Module):
