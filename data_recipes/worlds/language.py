@@ -13,11 +13,9 @@ import numpy as np
 from ..sample import Text
 from .scene import BACKGROUND, SIGN_HALF, SIGN_HEIGHT, Room, Sign
 
-#: Boxes are spoken in sixteenths of the frame: "4 2 9 11" is x from 4/16 to 9/16, y from 2/16 to 11/16.
-LOCATION_BINS = 16
-
 CAPTION_PROMPT = "describe the room"
 OCR_PROMPT = "what does the sign say?"
+BOX = "<box>"  # a grounding answer: whoever reads it writes the text's box in its own way
 
 _MIN_AREA = 0.012  # of the frame: smaller objects are not spoken of
 _MIN_SURFACE = 0.08  # of the frame: less of the walls or the floor is not spoken of
@@ -115,25 +113,6 @@ def grounding(seen: list[Seen]) -> list[tuple[str, Seen]]:
     return questions
 
 
-def box_words(box: np.ndarray) -> str:
-    """A normalised xyxy box as four whole sixteenths, at least one wide and high."""
-    edges = np.clip(np.round(np.asarray(box, np.float64) * LOCATION_BINS).astype(int), 0, LOCATION_BINS)
-    for low, high in ((0, 2), (1, 3)):
-        if edges[high] <= edges[low]:
-            edges[low] = min(int(np.asarray(box)[low] * LOCATION_BINS), LOCATION_BINS - 1)
-            edges[high] = edges[low] + 1
-    return " ".join(str(edge) for edge in edges)
-
-
-def parse_box(words: str) -> np.ndarray | None:
-    """The box [4] float32 that four sixteenths speak of; None for anything else."""
-    parts = words.split()
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
-        return None
-    box = np.array([int(part) for part in parts]) / LOCATION_BINS
-    return box.astype(np.float32) if (box <= 1).all() and (box[:2] < box[2:]).all() else None
-
-
 def sign_corners(sign: Sign, front: bool) -> np.ndarray:
     """[4, 3] corners of a face of the sign's board."""
     way = 1 if front else -1
@@ -182,5 +161,5 @@ def texts(
     if legible(room.sign, pose, intrinsics, share[2]):
         said.append(Text(kind="ocr", prompt=OCR_PROMPT, answer=room.sign.word, frame=frame))
     for prompt, one in grounding(seen):
-        said.append(Text(kind="grounding", prompt=prompt, answer=box_words(one.box), frame=frame, boxes=one.box[None]))
+        said.append(Text(kind="grounding", prompt=prompt, answer=BOX, frame=frame, boxes=one.box[None]))
     return said

@@ -1,4 +1,4 @@
-"""The demo decoder's tokenizer: SentencePiece, trained on what the demo says of its training rooms."""
+"""The demo decoder's tokenizer: SentencePiece, trained on what the demo says of its training rooms, and on numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-VOCABULARY = 512  # 256 of it are bytes, so that any text round-trips
+VOCABULARY = 1024  # at most: enough for every word of the demo, and 256 bytes with which any text round-trips
+NUMBERS = 65  # 0 to 64 are words of their own: sides of boxes are written with them
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
 
 
@@ -14,8 +15,7 @@ def train_tokenizer(texts: Iterable[str], file: Path) -> None:
     """Write a SentencePiece model to ``file``; it appears whole or not at all. The same texts give the same bytes."""
     import sentencepiece
 
-    # The corpus as (line, occurrences) would do; sentencepiece wants lines, and each distinct one once is enough.
-    lines = sorted(set(texts))
+    lines = sorted(set(texts) | {" ".join(str(number) for number in range(NUMBERS))})
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

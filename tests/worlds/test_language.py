@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from interlace.data_recipes.worlds import language
 from interlace.data_recipes.worlds.paths import CameraPath
@@ -94,19 +92,6 @@ def test_articles(name: str, expected: str) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("orange box", "orange boxes"), ("red ball", "red balls")])
 def test_plurals(name: str, expected: str) -> None:
     assert language.plural(name) == expected
-
-
-@given(st.lists(st.integers(0, 64), min_size=4, max_size=4).filter(lambda e: e[0] < e[2] and e[1] < e[3]))
-def test_spoken_boxes_are_within_a_bin(edges: list[int]) -> None:
-    box = np.array(edges, np.float32) / 64
-    spoken = language.parse_box(language.box_words(box))
-    assert spoken is not None
-    assert np.abs(spoken - box).max() <= 1 / language.LOCATION_BINS
-
-
-@pytest.mark.parametrize("words", ["", "1 2 3", "1 2 3 4 5", "a b c d", "4 2 4 8", "1 2 17 8", "-1 2 3 4"])
-def test_what_is_no_box_parses_to_none(words: str) -> None:
-    assert language.parse_box(words) is None
 
 
 def _path(angle: float, radius: float) -> CameraPath:
