@@ -16,7 +16,8 @@ def rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
-console = Console(quiet=rank() > 0)
+# In a file or a pipe lines stay whole, and tables get room.
+console = Console(quiet=rank() > 0, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,

@@ -1,0 +1,128 @@
+"""The report of a run: whole, self-contained, and true to the run's files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from interlace.launchers import charts
+from interlace.launchers.pictures import MOST, picture_groups
+from interlace.launchers.report import durations, gains, report
+
+SECTIONS = [
+    "Held-out measures",
+    "Losses",
+    "One step",
+    "What it was trained on, and measured on",
+    "What the model does, before and after",
+    "As a stream",
+    "The recipe",
+]
+
+
+@pytest.fixture(scope="module")
+def page(toy_run: tuple[Path, str]) -> str:
+    return report(toy_run[0]).read_text()
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_every_section_is_there(page: str) -> None:
+    assert headings(page) == SECTIONS
+    shown = re.findall(r"<h3>(.*?)</h3>", page)
+    assert {"Depth", "Camera path from above", "Features over a clip", "Nearest neighbours"} <= set(shown)
+
+
+def test_nothing_comes_from_elsewhere(page: str) -> None:
+    sources = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>]+)", page)
+    assert len(sources) > 10
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<script" not in page
+
+
+def test_measures_and_their_blind_line(page: str, toy_run: tuple[Path, str]) -> None:
+    rows = [json.loads(line) for line in (toy_run[0] / "eval.jsonl").read_text().splitlines()]
+    last = max(row["step"] for row in rows)
+    assert last == 3
+    for row in (row for row in rows if row["step"] == last and row["value"] is not None):
+        assert f"{row['measure']} {'↓' if row['better'] == 'lower' else '↑'}" in page
+        assert f"<td>{row['value']:.3f}</td><td>{row['blind']:.3f}</td>" in page
+
+
+def test_a_run_whose_data_are_gone_says_so(toy_run: tuple[Path, str], tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(toy_run[0], moved, ignore=shutil.ignore_patterns("checkpoints", "pictures"))
+    recipe = moved / "recipe.yaml"
+    recipe.write_text(re.sub(r"path: .*/data/", "path: /gone/", recipe.read_text()))
+    page = report(moved).read_text()
+    assert "are not on the machine that wrote this page" in page
+    assert headings(page) == [name for name in SECTIONS if name not in (SECTIONS[4], SECTIONS[5])]
+
+
+def test_a_run_without_held_out_sources_has_a_report(toy_run: tuple[Path, str], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(toy_run[0], bare, ignore=shutil.ignore_patterns("checkpoints", "pictures"))
+    (bare / "eval.jsonl").write_text("")
+    assert "names no held-out sources" in report(bare).read_text()
+
+
+def row(step: int, value: float | None, low: float = 0.0, high: float = 0.0, measure: str = "m") -> dict[str, Any]:
+    facts = {"step": step, "task": "t", "measure": measure, "value": value, "blind": 1.0}
+    return {**facts, "low": low, "high": high, "better": "lower", "n": 4}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.2, "no different")]
+)
+def test_a_gain_counts_when_its_interval_leaves_out_zero(low: float, high: float, verdict: str) -> None:
+    (found,) = gains([row(0, 3.0), row(5, 2.0), row(9, 0.5, low, high)])
+    assert (found["start"], found["value"], found["verdict"]) == (3.0, 0.5, verdict)
+
+
+def test_a_measure_of_nothing_is_left_out() -> None:
+    assert gains([row(0, None), row(9, None)]) == []
+    assert [found["measure"] for found in gains([row(0, None), row(0, 1.0, measure="k")])] == ["k"]
+
+
+def test_durations_weigh_intervals_by_their_steps() -> None:
+    assert durations([{"step": 1, "seconds_per_step": 5.0}, {"step": 10, "seconds_per_step": 2.0}]) == [5.0, 18.0]
+
+
+def test_pictures_by_kind(tmp_path: Path) -> None:
+    names = [f"geometry_rooms_held_out_room-{number}_path-0_{kind}" for number in range(6) for kind in ("depth",)]
+    names += ["geometry_rooms_room-1_path-0_camera", "pca_0", "captioning", "flow_of_a_new_task"]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / f"end_{name}.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "start_pca_0.png")
+    groups = {group.kind.title: group.pairs for group in picture_groups(tmp_path)}
+    assert list(groups) == [
+        *("Depth", "Camera path from above", "Captions, signs and boxes", "Features over a clip", "flow of a new task")
+    ]
+    assert [pair.caption for pair in groups["Depth"]] == [
+        f"rooms held out room-{number} path-0" for number in range(MOST)
+    ]
+    assert groups["Depth"][0].start is None
+    assert groups["Features over a clip"][0].start == tmp_path / "start_pca_0.png"
+
+
+def test_charts_are_pictures() -> None:
+    metrics = [{"step": 1, "loss/a/x": 1.0, "time_share/a": 0.5, "time_share/data": 0.1, "cosine/a~b": 0.2}]
+    rows = [row(0, 1.0), row(5, 0.5)]
+    drawn = [
+        charts.losses(metrics, ["a"]),
+        charts.anatomy(metrics, ["a"]),
+        charts.cosines(metrics),
+        charts.held_out(rows, ["t"]),
+        charts.latency([0.1, 0.2]),
+        charts.contact_sheet({"s": [np.zeros((4, 4, 3), np.uint8)], "u": [np.zeros((6, 4, 3), np.uint8)] * 3}),
+    ]
+    assert all(data.startswith(b"\x89PNG") and len(data) > 1000 for data in drawn)
