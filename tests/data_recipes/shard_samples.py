@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def make_sample(number: int, *, count: int = 3, height: int = 24, width: int = 3
         clusters={"object": np.array([number % 32, 31]), "motion": np.array([number % 8])},
         labels={"floor": number % 3},
     )
+
+
+def with_tests_on_path() -> dict[str, str]:
+    """The environment of a process that may import this folder's modules."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 
 
 def write_samples(folder: Path, samples: list[Sample], fields: tuple[str, ...] = FIELDS, **options: Any) -> Path:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from shard_samples import make_sample, write_samples
+from shard_samples import make_sample, with_tests_on_path, write_samples
 from torch import nn
 
 from interlace.data_recipes import DataError, Sample, ShardReader
@@ -270,53 +271,50 @@ if __name__ == "__main__":
 """
 
 
-def start_job(source: ShardReader, tmp_path: Path, code: str = JOB) -> subprocess.Popen[str]:
-    script = tmp_path / "job.py"
-    script.write_text(code)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(source.folder)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def running(group: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in listed.splitlines()]
     return [int(pid) for pid, of, state in rows if int(of) == group and not state.startswith("Z")]
 
 
-def gone(group: int, seconds: float = 15) -> bool:
-    end = time.monotonic() + seconds
-    while running(group) and time.monotonic() < end:
-        time.sleep(0.1)
-    return not running(group)
+@contextmanager
+def job(source: ShardReader, tmp_path: Path, code: str = JOB) -> Iterator[subprocess.Popen[str]]:
+    """A training process with workers, in a process group of its own, of which nothing may be left at the end."""
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    command, options = [sys.executable, str(script), str(source.folder)], {"text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=with_tests_on_path(), stdout=subprocess.PIPE, **options) as process:
+        try:
+            yield process
+            end = time.monotonic() + 15
+            while running(process.pid) and time.monotonic() < end:
+                time.sleep(0.1)
+            assert not running(process.pid)
+        finally:
+            if running(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_an_error_that_is_kept_does_not_keep_the_process(sources: dict[str, ShardReader], tmp_path: Path) -> None:
     # its traceback holds torch's iterator, so the workers are only ended when Python exits
     kept = "    sys.excepthook = lambda kind, error, trace: setattr(sys, 'kept', error)\n    with Loader"
     code = JOB.replace("Echo(slow=0.05)", "Echo(broken='rooms/000004')").replace("    with Loader", kept)
-    job = start_job(sources["rooms"], tmp_path, code)
-    assert job.wait(60) == 1
-    assert gone(job.pid)
+    with job(sources["rooms"], tmp_path, code) as process:
+        assert process.wait(60) == 1
 
 
 def test_a_signal_to_the_whole_job_is_the_trainers_and_its_death_ends_all(
     sources: dict[str, ShardReader], tmp_path: Path
 ) -> None:
-    job = start_job(sources["rooms"], tmp_path)
-    assert job.stdout is not None
-    assert job.stdout.readline().split() == ["0", "0"]
-    os.killpg(job.pid, signal.SIGTERM)
-    after_signal = 0
-    while after_signal < 8:  # more than what two workers had loaded ahead
-        line = job.stdout.readline().split()
-        assert len(line) == 2, "the data stopped"
-        after_signal += int(line[1])
-    assert len(running(job.pid)) >= 4  # trainer, fork server, two workers
-    job.kill()
-    job.wait()
-    assert gone(job.pid)
+    with job(sources["rooms"], tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split() == ["0", "0"]
+        os.killpg(process.pid, signal.SIGTERM)
+        after_signal = 0
+        while after_signal < 8:  # more than what two workers had loaded ahead
+            line = process.stdout.readline().split()
+            assert len(line) == 2, "the data stopped"
+            after_signal += int(line[1])
+        assert len(running(process.pid)) >= 4  # trainer, fork server, two workers
+        process.kill()
+        process.wait()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shard_samples import make_sample, write_samples
+from shard_samples import make_sample, with_tests_on_path, write_samples
 
 from interlace.data_recipes import FIELDS, DataError, Sample, ShardReader
 from interlace.data_recipes.mds import MdsFolder, decode_array
@@ -189,10 +189,10 @@ def test_truncated_shard(folder: Path, tmp_path: Path) -> None:
 def test_shard_cut_under_an_open_reader(folder: Path, tmp_path: Path) -> None:
     target = copied(folder, tmp_path)
     reader = ShardReader(target)
-    (target / "shard.00000.mds").write_bytes((target / "shard.00000.mds").read_bytes()[:2000])
+    (target / "shard.00000.mds").write_bytes((target / "shard.00000.mds").read_bytes()[:-3000])
     (target / "shard.00001.mds").unlink()
-    with pytest.raises(DataError, match=r"shard\.00000\.mds: sample 1: the shard is cut short"):
-        reader.read(1)
+    with pytest.raises(DataError, match=r"shard\.00000\.mds: sample 2: the shard is cut short"):
+        reader.read(2)
     with pytest.raises(DataError, match=r"shard\.00001\.mds: sample 3: cannot be read"):
         reader.read(3)
 
@@ -268,8 +268,8 @@ def samples():
     os._exit(9)
 write_samples(Path(sys.argv[1]), samples())
 """
-    here = {"PYTHONPATH": str(Path(__file__).parent), **os.environ}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "rooms")], env=here, cwd=tmp_path)
+    command = [sys.executable, "-c", code, str(tmp_path / "rooms")]
+    done = subprocess.run(command, env=with_tests_on_path(), cwd=tmp_path)
     assert done.returncode == 9
     assert [path.name for path in tmp_path.iterdir()] == [".rooms.partial"]
     assert len(ShardReader(write_samples(tmp_path / "rooms", [make_sample(0)]))) == 1
