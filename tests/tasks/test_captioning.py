@@ -65,7 +65,7 @@ def test_loss_is_transformers_own(model_file: Path) -> None:
             assert loss.item() / int(answer.sum()) == pytest.approx(output.loss.item(), rel=1e-5)
             naive, count = naive + loss, count + int(answer.sum())
     assert float(term.count) == count > 20
-    assert float(term.sum) == pytest.approx(float(naive), rel=1e-6)
+    assert term.sum.item() == pytest.approx(naive.item(), rel=1e-6)
     for one, other in zip(got, torch.autograd.grad(naive, parameters, allow_unused=True), strict=True):
         assert (one is None) == (other is None)
         if one is not None:
@@ -128,7 +128,10 @@ def test_autocast_keeps_the_loss_in_float32(model_file: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         half = task.losses(backbone, batch, teacher=None, progress=PROGRESS)["tokens"]
     assert half.sum.dtype == torch.float32
-    assert float(half.sum) == pytest.approx(float(exact.sum), rel=0.05)
+    assert half.sum.item() == pytest.approx(exact.sum.item(), rel=0.05)
+    rows = batch_rows([Row([1, 5], [9, 7, 2])], pad=3)
+    halved, _ = answer_loss(task.decoder.bfloat16(), torch.randn(1, 4, 32).bfloat16(), *rows)
+    assert halved.dtype == torch.float32
 
 
 def test_items_and_batches(model_file: Path) -> None:

@@ -13,7 +13,7 @@ from tiny_clusters import BACKBONE, PROGRESS, ROWS, build, items, naive, sample,
 
 from interlace.tasks.clusters import Clusters
 from interlace.tasks.clusters.bank import BLOCK, CentreBank, initial_rows
-from interlace.tasks.clusters.losses import score, unit
+from interlace.tasks.clusters.losses import _LogSumExpOverRanks, score, unit
 from interlace.tasks.clusters.measures import count_centres, nearest_centres, recall
 from interlace.tasks.frames import choose_frames, resize
 from interlace.tasks.interface import Progress, TaskContext
@@ -210,6 +210,14 @@ def test_degenerate_batches_are_finite(loss: str, case: str) -> None:
     assert all(parameter.grad is not None for parameter in task.parameters())
     assert all(bank.local.grad is not None for bank in task.banks.values())
     assert all(value.isfinite() for value in task.signals().values())
+
+
+def test_no_negatives_anywhere_have_no_gradient() -> None:
+    x = torch.tensor([float("-inf"), 0.5], requires_grad=True)
+    total = _LogSumExpOverRanks.apply(x)
+    total.sum().backward()
+    assert total.tolist() == [float("-inf"), 0.5]
+    assert x.grad.tolist() == [0, 1]
 
 
 def test_signals_tell_a_collapse() -> None:
