@@ -134,7 +134,7 @@ class ZeroEngine:
         self._engine, *_ = self._deepspeed.initialize(
             model=_MicroBatch(student, device, config),
             optimizer=self._adam,
-            config=_deepspeed_config(config, elements=sum(p.numel() for p in trained)),
+            config=_deepspeed_config(config, device, elements=sum(p.numel() for p in trained)),
         )
         self._complete = False
         kinds: tuple[Any, ...] = (Replicated, PartitionedOptimizer, PartitionedOptimizer, PartitionedParameters)
@@ -385,9 +385,15 @@ def _notice_external_parameters(hooks: Any) -> None:
     hooks.register_external_parameter = register_external_parameter
 
 
-def _deepspeed_config(config: ZeroConfig, elements: int) -> dict[str, Any]:
+def _deepspeed_config(config: ZeroConfig, device: torch.device, elements: int) -> dict[str, Any]:
     bucket = max(1, min(BUCKET_ELEMENTS, elements))
-    zero: dict[str, Any] = {"stage": config.stage, "reduce_bucket_size": bucket, "allgather_bucket_size": 2 * bucket}
+    zero: dict[str, Any] = {
+        "stage": config.stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": 2 * bucket,
+        # Copies every gradient twice to keep a GPU's memory in one piece; a CPU's needs no keeping.
+        "contiguous_gradients": device.type == "cuda",
+    }
     if config.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu"}
     elif config.stage in (1, 2):
