@@ -43,7 +43,7 @@ def check(recipe: RecipePath, changes: Changes = None) -> None:
     check_recipe(recipe, tuple(changes or ()), console)
 
 
-@app.command(epilog="Example: torchrun --nproc-per-node 8 -m interlace.launchers pretrain mine.yaml --run runs/mine")
+@app.command(epilog="Example: torchrun --nproc-per-node 8 -m interlace.launchers -- pretrain mine.yaml --run runs/mine")
 def pretrain(
     recipe: Annotated[
         Path | None, typer.Argument(help="A recipe's YAML file, or the name of one that ships.", show_default=False)

@@ -77,8 +77,8 @@ def inspect_data(what: Path, out: Path, console: Console) -> None:
     """Write a page about a recipe's data or a folder of shards."""
     from interlace.data_recipes.inspect import inspect
 
-    _tell_place()
-    console.print(f"page: {inspect(what, out)}", highlight=False)
+    page = inspect(what if what.is_dir() else _read(what, ()), out)
+    console.print(f"page: {page}", highlight=False)
 
 
 def write_report(run: Path, console: Console) -> None:

@@ -224,9 +224,10 @@ def test_pretrain_prints_plain_lines_and_leaves_a_run(toy_run: tuple[Path, str])
     }
 
 
+ALONE = ["-m", "interlace.launchers"]
 LAUNCHES = {
-    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "interlace.launchers"],
-    "srun": ["-m", "interlace.launchers"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *ALONE, "--"],
+    "srun": ALONE,
 }
 
 
