@@ -1,7 +1,8 @@
 """Camera paths through a room. Each starts anywhere and goes either way, so that no single path is a good guess.
 
-Four kinds: "orbit" circles the middle, "pan" turns where it stands, "dolly" drives towards the middle or away, "crane"
-rises or sinks. Metres, seconds, radians; the world is z up, poses are camera-to-world in OpenCV axes.
+Five kinds: "orbit" circles the middle, "pan" turns where it stands, "dolly" drives towards the middle or away, "crane"
+rises or sinks, "read" passes before the sign. Metres, seconds, radians; the world is z up, poses are camera-to-world
+in OpenCV axes.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("orbit", "orbit", "pan", "pan", "dolly", "crane")  # their shares
+KINDS = ("orbit", "pan", "read", "orbit", "pan", "read", "dolly", "crane")  # their shares
 NEAREST = 1.95  # a camera comes no nearer to the room's middle; objects reach to 1.66
 WALL_GAP, FLOOR_GAP, CEILING_GAP = 0.25, 0.30, 0.25
+_TURNS = {"orbit": (0.6, 1.4), "read": (0.2, 0.5)}  # radians about the middle over a clip
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,18 @@ class CameraPath:
         return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
 
 
-def draw_path(rng: np.random.Generator, half: tuple[float, float], height: float, duration: float) -> CameraPath:
-    """A path that keeps its distance from objects, walls, floor and ceiling for ``duration`` seconds."""
-    kind = KINDS[int(rng.integers(len(KINDS)))]
+def draw_path(
+    rng: np.random.Generator,
+    kind: str,
+    half: tuple[float, float],
+    height: float,
+    duration: float,
+    sign: tuple[float, float, float],
+) -> CameraPath:
+    """A path that keeps its distance from objects, walls, floor and ceiling for ``duration`` seconds.
+
+    ``half``, ``height``: of the room. ``sign``: the middle of its board.
+    """
     way = float(rng.choice((-1.0, 1.0)))
     total = duration if duration > 0 else 1.0  # rates are drawn as what happens over the whole clip
 
@@ -62,22 +73,28 @@ def draw_path(rng: np.random.Generator, half: tuple[float, float], height: float
         return way * float(rng.uniform(low, high)) / total
 
     yaw_rate = rate(0.6, 1.1) if kind == "pan" else 0.0
-    angle_rate = rate(0.6, 1.4) if kind == "orbit" else float(rng.uniform(-0.1, 0.1)) / total
-    farthest, highest = min(half) - WALL_GAP, min(2.1, height - CEILING_GAP)
-    radius, radius_rate = _within(rng, NEAREST, farthest, way * (0.9 if kind == "dolly" else 0.1), total)
+    angle_rate = rate(*_TURNS.get(kind, (0.0, 0.1)))
+    nearest, farthest, highest = NEAREST, min(half) - WALL_GAP, min(2.1, height - CEILING_GAP)
+    angle = float(rng.uniform(0, 2 * np.pi))
+    target = (float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(0.2, 1.1)))
+    if kind == "read":
+        nearest, farthest, highest = NEAREST + 0.25, min(farthest, NEAREST + 0.75), 1.3
+        angle = float(np.arctan2(sign[1], sign[0])) - angle_rate * total / 2 + float(rng.uniform(-0.2, 0.2))
+        target = tuple(float(x) for x in np.array(sign) + rng.uniform(-0.12, 0.12, 3))  # type: ignore[assignment]
+    radius, radius_rate = _within(rng, nearest, farthest, way * (0.9 if kind == "dolly" else 0.1), total)
     eye, height_rate = _within(rng, FLOOR_GAP + 0.2, highest, way * (0.95 if kind == "crane" else 0.1), total)
     return CameraPath(
         kind=kind,
-        angle=float(rng.uniform(0, 2 * np.pi)),
+        angle=angle,
         radius=radius,
         height=eye,
-        target=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(0.2, 1.1))),
-        yaw=-yaw_rate * total / 2 + float(rng.uniform(-0.25, 0.25)),
+        target=target,
+        yaw=-yaw_rate * total / 2 + float(rng.uniform(-0.25, 0.25)) * (kind != "read"),
         angle_rate=angle_rate,
         radius_rate=radius_rate,
         height_rate=height_rate,
         yaw_rate=yaw_rate,
-        fov=float(np.radians(rng.uniform(55, 75))),
+        fov=float(np.radians(rng.uniform(52, 68))),
     )
 
 

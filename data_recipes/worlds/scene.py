@@ -15,7 +15,7 @@ import numpy as np
 
 from ..randomness import generator
 from .assets import FLOORS, METAWORLD_PROPS, MINIWORLD_PROPS, PROPS, WALL_TEXTURES, WALLS
-from .paths import CameraPath, draw_path
+from .paths import KINDS, CameraPath, draw_path
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.08, 0.08),
@@ -165,7 +165,17 @@ def draw_room(seed: int, number: int, posters: Sequence[str], paths: int, durati
         posters=tuple(_draw_poster(rng, wall, half, height, posters) for wall in range(4)) if posters else (),
         light=(float(rng.uniform(-1.0, 1.0)), float(rng.uniform(-1.0, 1.0))),
         brightness=float(rng.uniform(0.85, 1.1)),
-        paths=tuple(draw_path(generator(seed, "path", number, p), half, height, duration) for p in range(paths)),
+        paths=tuple(
+            draw_path(
+                generator(seed, "path", number, p),
+                balanced(seed, "path kind", paths * number + p, KINDS),
+                half,
+                height,
+                duration,
+                (*places[0], SIGN_HEIGHT),
+            )
+            for p in range(paths)
+        ),
     )
 
 

@@ -87,7 +87,7 @@ def test_cameras_keep_their_distance(many: list[Room]) -> None:
 
 
 def test_poses_are_rotations_without_roll() -> None:
-    path = draw_path(np.random.default_rng(0), (3.0, 3.2), 2.6, DURATION)
+    path = draw_path(np.random.default_rng(0), "crane", (3.0, 3.2), 2.6, DURATION, (1.0, 0.0, 0.8))
     for time in (0.0, 0.6, DURATION):
         turn = path.pose(time)[:3, :3]
         assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12)
@@ -107,7 +107,7 @@ def test_no_single_motion_is_a_good_guess(many: list[Room]) -> None:
             kinds[path.kind] += 1
     moving = np.abs(turns) > 10
     assert 0.45 < (np.array(turns)[moving] > 0).mean() < 0.55
-    assert np.abs(turns).mean() > 25
+    assert np.abs(turns).mean() > 22
     assert set(kinds) == set(KINDS)
 
 
