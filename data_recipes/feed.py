@@ -43,8 +43,9 @@ class Feed:
 
     ``sources`` by name, with the ``weights`` of their mixture; ``batch`` samples a global micro-batch, of which a step
     has ``micro_batches``. Draw n is a pure function of (seed, name, n, the sources): step s, micro-batch m takes draws
-    (s * micro_batches + m) * batch and on. Of ``task`` a copy without parameters, submodules and hooks is kept: that is
-    what travels to loader workers. Raises :class:`DataError` when a source lacks what the task needs.
+    (s * micro_batches + m) * batch and on. Of ``task`` a copy without parameters, submodules and hooks is kept, to
+    travel to loader workers: make feeds before an engine hangs attributes of its own on the modules. Raises
+    :class:`DataError` when a source lacks what the task needs.
     """
 
     name: str

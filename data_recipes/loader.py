@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -42,7 +43,7 @@ class Loader:
     the ranks' parts, one after another, are the batch of a single rank. Neither draws from torch's global generator.
     A broken sample raises :class:`DataError` naming task, source and key. A context manager: leaving it ends the
     workers. Raises ValueError for a plan that is not every feed's micro-batches once, or a batch of fewer samples than
-    ranks.
+    ranks, or a task that cannot be sent to workers.
 
     Workers are started by a fork server, a process that has imported the tasks' modules and run nothing. Forking the
     training process itself would copy the locks of its OpenMP, gloo and DeepSpeed threads as they happen to stand, and
@@ -168,6 +169,15 @@ class _Keys:
 
 
 def _fork_server(feeds: Mapping[str, Feed]) -> BaseContext:
+    for feed in feeds.values():
+        try:
+            pickle.dumps(feed)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            # ZeRO-3 gives every module attributes that cannot be sent
+            raise ValueError(
+                f"task {feed.name!r} cannot be sent to loader workers ({error}): "
+                "make the feeds before the engine, or set workers to 0"
+            ) from error
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({__name__, *(type(feed.task).__module__ for feed in feeds.values())}))
     # A terminal or Slurm sends its signals to all processes of a job. Blocked ones stay blocked in the server and its

@@ -240,6 +240,15 @@ def test_weights_and_hooks_stay_at_home(sources: dict[str, ShardReader]) -> None
     assert len(task._forward_hooks) == 1
 
 
+def test_a_task_that_cannot_be_sent(sources: dict[str, ShardReader]) -> None:
+    task = Heavy()
+    task.hung_on_by_an_engine = lambda: None
+    feed = Feed("ssl", task, sources, {"rooms": 1, "clips": 1}, batch=2, micro_batches=1, seed=0)
+    assert len(steps(Loader({"ssl": feed}, [("ssl", 0)], stop_step=1))) == 1
+    with pytest.raises(ValueError, match=r"task 'ssl' cannot be sent .* make the feeds before the engine"):
+        Loader({"ssl": feed}, [("ssl", 0)], stop_step=1, workers=1)
+
+
 def test_leaving_ends_the_workers(sources: dict[str, ShardReader]) -> None:
     with Loader(make_feeds(sources), PLAN, stop_step=50, workers=2) as loader:
         iterator = iter(loader)
