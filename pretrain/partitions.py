@@ -103,7 +103,10 @@ class PartitionedOptimizer:
             self._engine.allreduce_gradients()
 
     def gradients(self) -> list[Tensor]:
-        return [self._flat.grad] if self._zero.cpu_offload else list(self._zero.averaged_gradients[0])
+        if not self._zero.cpu_offload:
+            return list(self._zero.averaged_gradients[0])
+        self._zero._wait_for_offload_copies()
+        return [self._flat.grad]
 
     def clear(self) -> None:
         zero = self._zero

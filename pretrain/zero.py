@@ -227,8 +227,10 @@ class ZeroEngine:
             timers=self._deepspeed.utils.timer.NoopTimer(),
             ds_config=self._engine.config,
             overlap_comm=False,
-            # Pieces change under it every step: nothing may stay gathered.
+            # Its pieces change every step: nothing stays gathered after the submodule that needed it.
             param_persistence_threshold=0,
+            max_reuse_distance=0,
+            prefetch_bucket_size=0,
         )
         for submodule in module.modules():
             # Gathers a parameter that another module than its own reads.

@@ -32,6 +32,15 @@ def test_interlaced_steps_equal_plain_pytorch(two_ranks: Ranks, options: dict[st
         assert found["largest"] > 1
 
 
+@pytest.mark.parametrize(
+    "options", [STAGES[2], pytest.param(STAGES[3], marks=pytest.mark.slow), *SLOW_OFFLOADED], ids=label
+)
+def test_gradients_take_the_way_they_take_on_a_gpu(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    for found in two_ranks.run(cases.interlaced, contiguous=True, **options):
+        assert found["parameters"] < 1e-5
+        assert found["norms"] < 1e-5
+
+
 @pytest.mark.parametrize("options", [*STAGES, *SLOW_OFFLOADED], ids=label)
 def test_interlaced_steps_in_bf16_update_as_plain_autocast(two_ranks: Ranks, options: dict[str, Any]) -> None:
     for found in two_ranks.run(cases.interlaced, precision="bf16", **options):
@@ -65,23 +74,16 @@ def test_same_layout_resumes_bit_for_bit(two_ranks: Ranks, options: dict[str, An
 
 
 def crossings() -> list[Any]:
-    """From (ranks, options) to (ranks, options): a few, and the rest of all of them as slow tests."""
-    quick = {
-        (2, "2", 1, "3"),
-        (2, "3", 1, "0"),
-        (1, "0", 2, "1"),
-        (1, "3", 2, "2"),
-        (2, "1", 2, "3-cpu"),
-        (2, "3-cpu", 2, "0"),
-    }
-    ends = [(ranks, options) for ranks in (1, 2) for options in (*STAGES, *OFFLOADED)]
-    pairs = []
-    for writer, theirs in ends:
-        for reader, ours in ends:
-            name = (writer, label(theirs), reader, label(ours))
-            marks = () if name in quick else pytest.mark.slow
-            pairs.append(pytest.param(writer, theirs, reader, ours, marks=marks, id="{}x{}-to-{}x{}".format(*name)))
-    return pairs
+    """From (ranks, options) to (ranks, options): all readers of one writer, all writers for one reader, few quick."""
+    layouts = [(ranks, options) for ranks in (1, 2) for options in (*STAGES, *OFFLOADED)]
+    writer, reader = (2, STAGES[3]), (1, STAGES[2])
+    pairs = [*((writer, other) for other in layouts), *((other, reader) for other in layouts if other != writer)]
+    quick = {"2x3-to-1x0", "2x3-to-1x2", "2x3-to-2x1", "2x3-to-2x2-cpu", "1x0-to-1x2", "2x3-cpu-to-1x2"}
+    found = []
+    for (wrote, theirs), (reads, ours) in pairs:
+        name = f"{wrote}x{label(theirs)}-to-{reads}x{label(ours)}"
+        found.append(pytest.param(wrote, theirs, reads, ours, marks=() if name in quick else pytest.mark.slow, id=name))
+    return found
 
 
 @pytest.mark.parametrize(("writer", "theirs", "reader", "ours"), crossings())

@@ -21,10 +21,24 @@ CPU = torch.device("cpu")
 
 
 @contextmanager
-def engine_of(student: Student, **options: Any) -> Iterator[ZeroEngine]:
-    """An engine that partitions the toy's larger parameters and keeps its smaller ones, and is gone afterwards."""
-    zero.PERSISTENT_ELEMENTS = 20
-    engine = ZeroEngine(student, ZeroConfig(**{"lr": LR, "eps": EPS, **options}), CPU)
+def engine_of(student: Student, *, contiguous: bool = False, **options: Any) -> Iterator[ZeroEngine]:
+    """An engine that partitions the toy's larger parameters and keeps its smaller ones, and is gone afterwards.
+
+    ``contiguous``: gradients go the way they go on a GPU, in buckets smaller than some of them.
+    """
+    configure = zero._deepspeed_config
+
+    def configured(*args: Any, **facts: Any) -> dict[str, Any]:
+        config = configure(*args, **facts)
+        if contiguous:
+            config["zero_optimization"] |= {"contiguous_gradients": True, "reduce_bucket_size": 150}
+        return config
+
+    zero.PERSISTENT_ELEMENTS, zero._deepspeed_config = 20, configured
+    try:
+        engine = ZeroEngine(student, ZeroConfig(**{"lr": LR, "eps": EPS, **options}), CPU)
+    finally:
+        zero._deepspeed_config = configure
     try:
         yield engine
     finally:
