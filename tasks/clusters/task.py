@@ -63,6 +63,11 @@ class Clusters(Task):
         frames = sum(bank.frames for bank in options.banks.values())
         return frames * backbone.tokens_per_frame(options.size, options.size)
 
+    def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """One random frame in each part of the clip, for the bank of most frames; smaller views are drawn from them."""
+        count = max(bank.frames for bank in self.options.banks.values())
+        return choose_frames(len(times), count, rng) if len(times) > count else None
+
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Bank -> view, for the banks that the sample has: frames cropped, resized and mirrored at random."""
         views = {}

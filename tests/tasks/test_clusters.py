@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_items_follow_the_banks() -> None:
     assert set(np.concatenate(seen).tolist()) == set(range(12))
 
 
+def test_only_frames_of_the_view_are_decoded() -> None:
+    task, _ = build(crop_area=(1.0, 1.0), crop_aspect=(1.2, 1.2), flip=0.0)
+    clip, rng = sample(1, 12, motion=[0], object=[1]), np.random.default_rng(3)
+    chosen = task.frame_indices(clip.times, rng)
+    assert (chosen // 4).tolist() == [0, 1, 2]
+    views = task.item(replace(clip, frames=clip.frames[chosen], times=clip.times[chosen]), rng)
+    assert np.array_equal(views["motion"]["frames"], resize(clip.frames[chosen], (16, 16)))
+    assert any(np.array_equal(views["object"]["frames"], resize(clip.frames[[i]], (16, 16))) for i in chosen)
+    assert task.frame_indices(np.zeros(3), rng) is None
+
+
 def test_batches_hold_the_samples_of_each_bank() -> None:
     task, _ = build()
     batch = task.collate(items(task, samples()))
@@ -240,7 +252,7 @@ def test_autocast_scores_in_float32() -> None:
         half = task.losses(backbone, batch, teacher=None, progress=PROGRESS)
     for name, term in half.items():
         assert term.sum.dtype == torch.float32
-        assert float(term.sum) == pytest.approx(float(exact[name].sum), rel=0.02)
+        assert term.sum.item() == pytest.approx(exact[name].sum.item(), rel=0.02)
 
 
 def test_sharded_matrices_are_no_parameters() -> None:
