@@ -20,7 +20,8 @@ from .sources import Source
 class ItemMaker(Protocol):
     """The part of a task that loading needs."""
 
-    needs: Any
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None: ...
     def item(self, sample: Sample, rng: np.random.Generator) -> Any: ...

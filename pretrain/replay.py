@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,29 @@ import torch.distributed as dist
 import yaml
 
 from interlace.backbone import BackboneNoise
-from interlace.data_recipes.feed import Feed
+from interlace.data_recipes.feed import Feed, MicroBatch
 from interlace.data_recipes.schema import Recipe
 from interlace.tasks.interface import Progress
 
 from .ranks import Ranks
 from .save import CENTRES, STUDENT, TEACHERS
-from .step import Micro, Parts, objective, to_device
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Where the file lies, and the keys of the samples in it, task by task."""
-
-    path: Path
-    keys: dict[str, list[str]]
+from .step import Parts, objective, to_device
 
 
 def write_replay(
-    path: Path, recipe: Recipe, parts: Parts, feeds: Mapping[str, Feed], micros: list[Micro], step: int, ranks: Ranks
-) -> Replay:
+    path: Path,
+    recipe: Recipe,
+    parts: Parts,
+    feeds: Mapping[str, Feed],
+    micros: Sequence[MicroBatch],
+    step: int,
+    ranks: Ranks,
+) -> dict[str, list[str]]:
     """Write the step's *global* micro-batches and the weights before it. All ranks take part, the first writes.
 
     The micro-batches are made again for a single rank, which gives the same samples and draws; every random draw of a
-    loss is keyed by the seed and the step, so there is no random state besides those.
+    loss is keyed by the seed and the step, so there is no random state besides those. Returns the keys of its
+    samples, task by task.
     """
     weights = {
         STUDENT: dict(parts.engine.state()),
@@ -56,7 +54,7 @@ def write_replay(
         }
         torch.save(content, path)
     dist.barrier()
-    return Replay(path, keys)
+    return keys
 
 
 def read_replay(path: Path) -> dict[str, Any]:

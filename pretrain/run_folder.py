@@ -67,6 +67,12 @@ class RunFolder:
             (self.root / "environment.txt").write_text(environment())
         return newest(self.checkpoints) if used else None
 
+    def evaluated(self, step: int) -> bool:
+        """Whether held-out rows of ``step`` were written."""
+        return self.evaluations.exists() and any(
+            _step(line) == step for line in self.evaluations.read_text().splitlines()
+        )
+
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON lines in one write, so that a crash leaves at most one cut line."""

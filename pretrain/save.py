@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interlace import backbone as backbones
+from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.schema import Recipe
 
 from .checkpoint import BadCheckpoint, Reader, Writer, newest, prune
@@ -58,19 +59,27 @@ def save_checkpoint(folder: RunFolder, parts: Parts, recipe: Recipe, step: int, 
     dist.barrier()
 
 
-def load_checkpoint(path: Path, parts: Parts, digest: str) -> int:
-    """Go on from a checkpoint of this recipe; the number of ranks and the ZeRO stage may differ. Returns its step."""
+def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, Feed]) -> int:
+    """Go on from a checkpoint of this recipe and data; the ranks and the ZeRO stage may differ. Returns its step."""
     reader = Reader(path)
     if reader.state["recipe"] != digest:
         raise BadCheckpoint(
             f"{path} was made with another recipe (the run's recipe.yaml shows it): resuming must change nothing that "
             "decides the weights; to begin anew from its weights, set start_from in a new run"
         )
+    step = int(reader.state["step"])
+    for task, sources in reader.state["cursors"].items():
+        for source, cursor in feeds[task].cursors(step).items():
+            if cursor != sources[source]:
+                raise BadCheckpoint(
+                    f"source {source!r} of task {task!r} has {cursor['samples']} samples, and had "
+                    f"{sources[source]['samples']} when {path} was made: the order of samples would change"
+                )
     steps = reader.state["adam_steps"]
     parts.engine.load_state(reader.tensors(STUDENT), steps[STUDENT])
     parts.teachers.load_state(reader.tensors(TEACHERS))
     parts.centres.load_state(reader.tensors(CENTRES), steps[CENTRES])
-    return int(reader.state["step"])
+    return step
 
 
 def load_weights(run: Path, parts: Parts) -> None:

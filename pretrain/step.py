@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from interlace.data_recipes.feed import MicroBatch
 from interlace.tasks.interface import Batch, Progress, Term
 
 from .cosine import TaskGradients
@@ -17,16 +19,6 @@ from .health import NonFinite
 from .sharded import ShardedAdam
 from .teachers import Teachers
 from .zero import ZeroEngine
-
-
-@dataclass(frozen=True)
-class Micro:
-    """One global micro-batch as this rank sees it: its own samples, and their keys."""
-
-    task: str
-    index: int  # which of the task's micro-batches within the step
-    batch: Batch
-    keys: list[str]
 
 
 @dataclass
@@ -51,7 +43,7 @@ class Parts:
 
 def interlaced_step(
     parts: Parts,
-    micros: Sequence[Micro],
+    micros: Sequence[MicroBatch],
     *,
     shares: Mapping[str, float],
     progress: Progress,
@@ -91,16 +83,16 @@ def interlaced_step(
     dist.all_reduce(vector)
     *losses, outcome.gradient_norm, asked = vector.tolist()
     outcome.stop = asked > 0
-    if not torch.isfinite(torch.tensor([*losses, outcome.gradient_norm])).all():
+    for name, value in zip(names, losses, strict=True):  # the mean over the task's micro-batches; NaN stays NaN
+        outcome.losses[name] = outcome.losses.get(name, 0.0) + value / names.count(name)
+    if not all(math.isfinite(value) for value in (*losses, outcome.gradient_norm)):
         parts.engine.discard()
         parts.centres.discard()
-        raise NonFinite(dict(zip(names, losses, strict=True)), outcome.gradient_norm)
+        raise NonFinite(outcome.losses, outcome.gradient_norm)
     scale = min(1.0, clip / (outcome.gradient_norm + 1e-6))
     parts.engine.step(rate, scale)
     parts.centres.step(rate, scale)
     parts.teachers.update(progress)
-    for name, value in zip(names, losses, strict=True):
-        outcome.losses[name] = outcome.losses.get(name, 0.0) + value / names.count(name)
     outcome.seconds["step"] = time.perf_counter() - began
     return outcome
 

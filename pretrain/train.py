@@ -26,19 +26,19 @@ from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
 from .cosine import TaskGradients
-from .evaluate import HeldOut, evaluate, pictures
+from .evaluate import HeldOut
 from .feeds import build_feeds, held_out_samples, training_samples
 from .health import NonFinite, account
-from .log import Interval, Log
 from .ranks import Ranks, join
 from .replay import read_replay, replay_step, write_replay
-from .run_folder import RunFolder, forget_after
+from .run_folder import RunFolder
 from .save import export, load_checkpoint, load_weights, save_checkpoint
 from .schedules import learning_rate
 from .sharded import ShardedAdam
-from .step import Micro, Outcome, Parts, interlaced_step
+from .step import Outcome, Parts, interlaced_step
 from .student import Student
 from .teachers import Teachers
+from .watch import Watch
 from .zero import ZeroConfig, ZeroEngine
 
 #: Exit status after saving on SIGTERM: 128 + the signal's number, as shells have it.
@@ -54,6 +54,10 @@ SECTIONS = Sections(
 
 class Terminated(SystemExit):
     """The run was asked to stop, saved, and stops. Exit status :data:`TERMINATED`."""
+
+
+class Stopped(ValueError):
+    """Numbers were not finite; the message says where, and how to see it again."""
 
 
 def recipe_from(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -74,24 +78,24 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
 
     Works alone, under torchrun and under srun. With ``resume`` it goes on from the newest checkpoint, bit for bit on
     the same number of ranks, or begins when there is none. Raises FolderInUse for another run's folder without
-    ``resume``, :class:`NonFinite` (nothing changed, a replay file written) and :class:`Terminated` (saved) on SIGTERM.
+    ``resume``, :class:`Stopped` for numbers that are not finite (nothing changed, a replay file written) and
+    :class:`Terminated` on SIGTERM, once it has saved.
     """
     observer = observer or Observer()
     ranks, engine, folder = join(), recipe.engine, RunFolder(root)
     checkpoint = open_together(folder, recipe, ranks, resume)
 
+    # The order of samples is a function of the seed and the step: no rank, worker or restart can change it.
+    tasks = build_tasks(recipe, ranks)
+    feeds = build_feeds(recipe, tasks)
+
     # One backbone under every task's heads, sharded by ZeRO; teachers and cluster centres beside it.
-    parts, tasks = build(recipe, ranks)
+    parts = build(recipe, tasks, ranks)
     start = 0
     if checkpoint is not None:
-        start = load_checkpoint(checkpoint, parts, recipe.digest())
+        start = load_checkpoint(checkpoint, parts, recipe.digest(), feeds)
     elif recipe.start_from is not None:
         load_weights(Path(recipe.start_from), parts)
-
-    # The order of samples is a function of the seed and the step: no rank, worker or restart can change it.
-    feeds = build_feeds(recipe, tasks)
-    shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
-    samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
     loader = Loader(
         feeds,
         interleaved({name: part.micro_batches for name, part in recipe.tasks.items()}),
@@ -106,33 +110,21 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
         for name, part in recipe.tasks.items()
         if (found := held_out_samples(part))
     }
+    samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
+    shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
+    watch = Watch(folder, parts, held_out, tasks, samples, ranks)
+    watch.begin(start, every=engine.evaluate_every)
 
-    log = Log(folder) if ranks.first else None
-    if log is not None and checkpoint is not None:
-        forget_after(folder.metrics, start - 1)
-        forget_after(folder.evaluations, start - 1)
-
-    def measure(step: int, *, draw: str | None = None) -> None:
-        with parts.engine.full_parameters() as student:
-            rows = evaluate(student.backbone, held_out, step)
-            if draw is not None and ranks.first:
-                pictures(student.backbone, held_out, folder.pictures, draw)
-        if log is not None:
-            log.evaluations(rows)
-
-    if start == 0:
-        measure(0, draw="start")
-    interval = Interval()
     with asked_to_stop() as asked, loader:
         for step, micros in enumerate(loader, start):
             progress = Progress(step, engine.steps, recipe.seed)
             rate = learning_rate(step, steps=engine.steps, peak=engine.lr, warmup=engine.warmup, final=engine.final_lr)
-            parts.cosine.begin(sample=engine.cosine_every > 0 and step % engine.cosine_every == 0)
-            step_micros = [Micro(micro.task, micro.index, micro.batch, micro.keys) for micro in micros]
+            sampled = engine.cosine_every > 0 and step % engine.cosine_every == 0
+            parts.cosine.begin(sample=sampled)
             try:
                 outcome = interlaced_step(
                     parts,
-                    step_micros,
+                    micros,
                     shares=shares,
                     progress=progress,
                     rate=rate,
@@ -141,37 +133,37 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
                     device=ranks.device,
                 )
             except NonFinite as error:
-                replay = write_replay(
-                    folder.root / f"replay_{step:08d}.pt", recipe, parts, feeds, step_micros, step, ranks
-                )
-                raise SystemExit(account(error, step, replay.keys, str(replay.path))) from error
-            done = step + 1
-            interval.add(outcome, samples, loader.waited())
-            if done % engine.log_every == 0 or done == engine.steps or parts.cosine.sampling:
-                row = interval.close(done, rate, ranks.device) | task_signals(tasks)
-                row |= {f"cosine/{pair}": value for pair, value in parts.cosine.cosines().items()}
-                if log is not None:
-                    log.metrics(row)
+                path = folder.root / f"replay_{step:08d}.pt"
+                keys = write_replay(path, recipe, parts, feeds, micros, step, ranks)
+                raise Stopped(account(error, step, keys, str(path))) from error
+
+            done, last = step + 1, step + 1 == engine.steps
+            watch.step(done, outcome, loader.waited(), rate=rate, log=done % engine.log_every == 0 or last or sampled)
             if ranks.first:
                 observer.step(done, outcome)
-            last = done == engine.steps
-            if last or outcome.stop or done % engine.checkpoint_every == 0:
+            if done % engine.checkpoint_every == 0 or last or outcome.stop:
                 save_checkpoint(folder, parts, recipe, done, loader.cursors(done), ranks)
             if outcome.stop and not last:
                 raise Terminated(TERMINATED)
-            if last or done % engine.evaluate_every == 0:
-                measure(done, draw="end" if last else None)
+            if done % engine.evaluate_every == 0 or last:
+                watch.measure(done, draw="end" if last else None)
     export(folder, parts, recipe, ranks)
-    if log is not None:
-        log.close()
+    watch.close()
     return folder
 
 
-def build(recipe: Recipe, ranks: Ranks) -> tuple[Parts, dict[str, Task]]:
+def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
+    """The recipe's tasks with their heads, drawn from ``recipe.seed`` alone."""
+    context = TaskContext(recipe.backbone.config, recipe.seed, ranks.rank, ranks.world, ranks.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
+
+
+def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
     """The student in its engine, its teachers and its centres, before any training.
 
-    Weights are drawn from ``recipe.seed`` alone. A frozen copy of the initial backbone (Gram anchoring's teacher) is
-    taken after ``recipe.backbone.init`` was loaded.
+    A backbone without ``recipe.backbone.init`` is drawn from ``recipe.seed`` alone. Teachers copy what it begins with.
     """
     engine, config = recipe.engine, recipe.backbone.config
     with torch.random.fork_rng():
@@ -180,8 +172,6 @@ def build(recipe: Recipe, ranks: Ranks) -> tuple[Parts, dict[str, Task]]:
             backbone = Backbone(config)
         else:
             backbone = backbones.load(recipe.backbone.init, **asdict(config))
-        context = TaskContext(config, recipe.seed, ranks.rank, ranks.world, ranks.device)
-        tasks = {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
     student = Student(backbone, tasks)
     teachers = Teachers(student, ranks.device)
     cosine = TaskGradients(backbone)
@@ -207,14 +197,14 @@ def build(recipe: Recipe, ranks: Ranks) -> tuple[Parts, dict[str, Task]]:
         eps=engine.eps,
         weight_decay=engine.weight_decay,
     )
-    return Parts(zero, centres, teachers, cosine), tasks
+    return Parts(zero, centres, teachers, cosine)
 
 
 def replay(file: Path) -> dict[str, float]:
     """A stopped step again, in this process: its terms and gradient norm."""
     ranks, content = join(), read_replay(file)
     recipe = resolve(content["recipe"], SECTIONS)
-    parts, _ = build(recipe, ranks)
+    parts = build(recipe, build_tasks(recipe, ranks), ranks)
     return replay_step(content, parts, recipe, ranks)
 
 
@@ -230,15 +220,6 @@ def open_together(folder: RunFolder, recipe: Recipe, ranks: Ranks, resume: bool)
     if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]  # type: ignore[return-value]
-
-
-def task_signals(tasks: Mapping[str, Task]) -> dict[str, float]:
-    """Every task's collapse signals of its last micro-batch, on this rank."""
-    return {
-        f"signal/{name}/{signal}": float(value)
-        for name, task in tasks.items()
-        for signal, value in task.signals().items()
-    }
 
 
 @contextmanager
