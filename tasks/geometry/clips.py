@@ -27,6 +27,7 @@ class Clip:
 
     ``frames`` [T, 3, H, W] uint8; the other tensors are those of :class:`~.targets.Targets` for one clip, float32.
     ``scale``: units of the source in one normalised unit, 1 where unknown. ``metric``: the source's unit is the metre.
+    ``posed``: whether the cameras are a source's; false for :func:`stand_in` only.
     """
 
     frames: Tensor
@@ -36,11 +37,12 @@ class Clip:
     scale: float
     scaled: bool
     metric: bool
+    posed: bool = True
 
     def targets(self) -> Targets:
         """The ground truth as a batch of one."""
-        scaled = torch.tensor([self.scaled])
-        return Targets(self.depth[None], self.intrinsics[None], self.camera[None], scaled)
+        scaled, posed = torch.tensor([self.scaled]), torch.tensor([self.posed])
+        return Targets(self.depth[None], self.intrinsics[None], self.camera[None], scaled, posed)
 
 
 def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Generator | None = None) -> Clip:
@@ -69,6 +71,21 @@ def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Genera
         torch.from_numpy(crop_intrinsics(intrinsics, size, box, flip)),
         torch.from_numpy(mirror(camera) if flip else camera),
         sample.metric,
+    )
+
+
+def stand_in(options: GeometryOptions) -> Clip:
+    """A black clip of which nothing is known: what a rank without samples runs its modules on."""
+    (height, width), count = options.height_width, options.frames
+    return Clip(
+        frames=torch.zeros(count, 3, height, width, dtype=torch.uint8),
+        depth=torch.zeros(count, height, width),
+        intrinsics=torch.tensor([[width, 0, width / 2], [0, height, height / 2], [0, 0, 1]]).repeat(count, 1, 1),
+        camera=torch.eye(4).repeat(count, 1, 1),
+        scale=1.0,
+        scaled=False,
+        metric=False,
+        posed=False,
     )
 
 

@@ -24,11 +24,11 @@ def geometry_terms(prediction: Prediction, targets: Targets, options: GeometryOp
         "depth": depth_term(prediction.depth, prediction.confidence, targets.depth, valid, weights.depth),
         "depth_gradient": gradient_term(prediction.depth, prediction.confidence, targets.depth, valid, weights.depth),
         "confidence": confidence_term(prediction.confidence, valid, weights.depth * options.alpha),
-        "ray": l1_term(prediction.rays, rays, ray_mask(rays, targets.scaled), weights.ray),
+        "ray": l1_term(prediction.rays, rays, ray_mask(rays, targets), weights.ray),
         "points": l1_term(
             prediction.points(), targets.points(), valid[..., None].expand(*valid.shape, 3), weights.points
         ),
-        "camera": l1_term(prediction.poses, poses, pose_mask(poses, targets.scaled), weights.camera),
+        "camera": l1_term(prediction.poses, poses, pose_mask(poses, targets), weights.camera),
     }
 
 
@@ -61,22 +61,23 @@ def l1_term(prediction: Tensor, truth: Tensor, supervised: Tensor, weight: float
     return _term((prediction - truth).abs(), supervised, weight)
 
 
-def ray_mask(rays: Tensor, scaled: Tensor) -> Tensor:
+def ray_mask(rays: Tensor, targets: Targets) -> Tensor:
     """Which numbers of ray maps [B, T, h, w, 6] are known: directions always, origins where the scale is.
 
     Rays belong to the camera: they are known at every pixel, sky and holes in the depth included.
     """
-    return _known(rays, scaled, slice(0, 3))
+    return _known(rays, targets, slice(0, 3))
 
 
-def pose_mask(poses: Tensor, scaled: Tensor) -> Tensor:
+def pose_mask(poses: Tensor, targets: Targets) -> Tensor:
     """Which numbers of poses [B, T, 9] are known: rotation and field of view always, translation with the scale."""
-    return _known(poses, scaled, slice(4, 7))
+    return _known(poses, targets, slice(4, 7))
 
 
-def _known(values: Tensor, scaled: Tensor, need_scale: slice) -> Tensor:
-    known = torch.ones_like(values, dtype=torch.bool)
-    known[..., need_scale] = scaled.view(-1, *[1] * (values.ndim - 1))
+def _known(values: Tensor, targets: Targets, need_scale: slice) -> Tensor:
+    each = (-1, *[1] * (values.ndim - 1))
+    known = targets.posed.view(each).expand_as(values).clone()
+    known[..., need_scale] = targets.scaled.view(each)
     return known
 
 

@@ -19,13 +19,15 @@ class Targets:
 
     ``depth`` [B, T, H, W], 0 where there is none; ``intrinsics`` [B, T, 3, 3] in pixels of H x W; ``camera``
     [B, T, 4, 4] camera-to-world, the first one the identity; ``scaled`` [B] bool: false for a clip without any valid
-    depth, whose scale is unknown: its units are the source's and its translations and ray origins mean nothing.
+    depth, whose scale is unknown: its units are the source's and its translations and ray origins mean nothing;
+    ``posed`` [B] bool: false for the stand-in clip of a rank without samples, of which nothing is known.
     """
 
     depth: Tensor
     intrinsics: Tensor
     camera: Tensor
     scaled: Tensor
+    posed: Tensor
 
     @property
     def valid(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, Features, normalise
-from interlace.data_recipes import Sample
+from interlace.data_recipes import Sample, generator
 
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
-from .clips import Clip, choose_clip, prepare_clip
+from .clips import Clip, choose_clip, prepare_clip, stand_in
 from .dpt import DualDPT
 from .losses import geometry_terms
 from .measures import MEASURES, Blind, Guess, fit_blind, measure
@@ -68,12 +68,11 @@ class Geometry(Task):
         problems = []
         (height, width), patch = options.height_width, backbone.patch_size
         if height % patch or width % patch:
-            found = f"found {height} x {width} pixels"
-            problems.append(("size", f"{found}, both sides must be multiples of the backbone's patch_size {patch}"))
+            problems.append(("size", f"allowed is a multiple of backbone.patch_size = {patch}, both sides"))
         if not all(0 <= layer < backbone.depth for layer in options.layers or ()):
-            problems.append(("layers", f"found {list(options.layers or ())}, blocks are 0 to {backbone.depth - 1}"))
+            problems.append(("layers", f"allowed is four blocks from 0 to {backbone.depth - 1}"))
         if not backbone.camera_token:
-            problems.append(("", "the camera head reads the camera token; set backbone.camera_token: true"))
+            problems.append(("", "found no camera token, the camera head reads it; set backbone.camera_token: true"))
         return problems
 
     @classmethod
@@ -90,12 +89,19 @@ class Geometry(Task):
         return Item(clip, BackboneNoise.draw(self.context.backbone, [rng]))
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """What :func:`collate_clips` makes, ``metric`` [B] bool and ``noise``."""
+        """What :func:`collate_clips` makes, ``metric`` [B] bool and ``noise``.
+
+        A rank without samples gets a black clip that is counted nowhere.
+        """
+        items = items or [self._nothing()]
         clips = [item.clip for item in items]
         batch: Batch = collate_clips(clips)
         batch["metric"] = torch.tensor([clip.metric for clip in clips])
         batch["noise"] = BackboneNoise.cat([item.noise for item in items])
         return batch
+
+    def _nothing(self) -> Item:
+        return Item(stand_in(self.options), BackboneNoise.draw(self.context.backbone, [generator(0, "nothing")]))
 
     def losses(
         self, backbone: Backbone, batch: Batch, *, teacher: nn.Module | None, progress: Progress
@@ -103,7 +109,7 @@ class Geometry(Task):
         """Terms ``depth``, ``depth_gradient``, ``confidence``, ``ray``, ``points``, ``camera``."""
         features = backbone(normalise(batch["frames"]), layers=self.layers, noise=batch["noise"])
         prediction = self.read(features)
-        targets = Targets(batch["depth"], batch["intrinsics"], batch["camera"], batch["scaled"])
+        targets = Targets(*(batch[field.name] for field in fields(Targets)))
         with torch.autocast(prediction.depth.device.type, enabled=False):
             terms = geometry_terms(prediction, targets, self.options)
         self._signals = {
@@ -210,4 +216,5 @@ def collate_clips(clips: Sequence[Clip]) -> dict[str, Any]:
         "intrinsics": torch.stack([clip.intrinsics for clip in clips]),
         "camera": torch.stack([clip.camera for clip in clips]),
         "scaled": torch.tensor([clip.scaled for clip in clips]),
+        "posed": torch.tensor([clip.posed for clip in clips]),
     }

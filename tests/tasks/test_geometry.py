@@ -54,6 +54,7 @@ def test_a_batch_is_small_plain_and_of_the_same_draw_every_time() -> None:
         "intrinsics": (torch.float32, (3, 4, 3, 3)),
         "camera": (torch.float32, (3, 4, 4, 4)),
         "scaled": (torch.bool, (3,)),
+        "posed": (torch.bool, (3,)),
         "metric": (torch.bool, (3,)),
     }
     assert all(torch.equal(batch[name], again[name]) for name in shapes)
@@ -127,6 +128,18 @@ def test_degenerate_batches_are_finite() -> None:
     only_blank = losses(task, backbone, task.collate(items(task, [blank])))
     assert [int(only_blank[name].count) for name in TERMS] == [0, 0, 0, 4 * 24 * 32 * 3, 0, 4 * 6]
     assert task.signals()["valid_share"] == 0
+
+
+def test_a_rank_without_samples_runs_the_same_modules_and_counts_nothing() -> None:
+    task, backbone = seeded()
+    terms = losses(task, backbone, task.collate([]))
+    assert list(terms) == TERMS
+    assert [int(term.count) for term in terms.values()] == [0] * 6
+    assert [term.sum.item() for term in terms.values()] == [0] * 6
+    objective(terms).backward()
+    for each in task.parameters():
+        assert each.grad is not None
+        assert not each.grad.any()
 
 
 def test_unknown_metric_scale_is_recorded_and_changes_no_loss() -> None:
@@ -248,7 +261,7 @@ def test_options_that_no_model_can_have_are_refused() -> None:
     wrong = GeometryOptions(size=(20, 32), layers=(0, 1, 2, 3), **SMALL)  # type: ignore[arg-type]
     bare = BackboneConfig(**{**TINY.to_json(), "camera_token": False})
     assert [key for key, _ in Geometry.check(wrong, bare)] == ["size", "layers", ""]
-    with pytest.raises(ValueError, match=r"20 x 32 pixels.*patch_size 8.*blocks are 0 to 1.*camera_token"):
+    with pytest.raises(ValueError, match=r"size: .*patch_size = 8.*layers: .*blocks from 0 to 1.*camera_token"):
         Geometry(wrong, TaskContext(bare, seed=0))
     for bad in ({"stride": (3, 2)}, {"features": 12}, {"widths": (6, 8, 8, 8)}, {"ray_neck": 2}, {"zoom": 0.5}):
         with pytest.raises(ValidationError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -34,13 +35,14 @@ def make(seed: int = 0, batch: int = B) -> tuple[Prediction, Targets]:
         draw(batch, T, *RAYS, 6).requires_grad_(),
         draw(batch, T, 9).requires_grad_(),
     )
-    return prediction, Targets(depth, intrinsics, camera, torch.ones(batch, dtype=torch.bool))
+    known = torch.ones(batch, dtype=torch.bool)
+    return prediction, Targets(depth, intrinsics, camera, known, known)
 
 
 def without_depth(targets: Targets, sample: int) -> Targets:
     depth, scaled = targets.depth.clone(), targets.scaled.clone()
     depth[sample], scaled[sample] = 0, False
-    return Targets(depth, targets.intrinsics, targets.camera, scaled)
+    return dataclasses.replace(targets, depth=depth, scaled=scaled)
 
 
 def leaves(prediction: Prediction) -> list[Tensor]:
@@ -152,8 +154,8 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 
     def part(which: slice) -> dict[str, Term]:
         one = Prediction(*(leaf[which] for leaf in leaves(prediction)))
-        fields = (targets.depth, targets.intrinsics, targets.camera, targets.scaled)
-        return geometry_terms(one, Targets(*(field[which] for field in fields)), OPTIONS)
+        mine = Targets(*(getattr(targets, field.name)[which] for field in dataclasses.fields(Targets)))
+        return geometry_terms(one, mine, OPTIONS)
 
     whole, first, second = part(slice(None)), part(slice(0, 1)), part(slice(1, None))
     for name, term in whole.items():

@@ -52,7 +52,8 @@ def test_rotation_matrices_are_scipys_at_any_length() -> None:
 def test_points_on_rays_are_the_back_projection(skew: float) -> None:
     sample, _ = plane_scene(0, count=3, height=6, width=7, skew=skew)
     relative = relative_to_first(double(sample.c2w))
-    targets = Targets(double(sample.depth)[None], double(sample.K)[None], relative[None], torch.tensor([True]))
+    yes = torch.tensor([True])
+    targets = Targets(double(sample.depth)[None], double(sample.K)[None], relative[None], yes, yes)
     for t in range(3):
         want = back_project(sample.depth[t], sample.K[t], np.linalg.inv(sample.c2w[0]) @ sample.c2w[t])
         np.testing.assert_allclose(targets.points()[0, t].numpy(), want, atol=1e-12)
