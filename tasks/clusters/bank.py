@@ -28,8 +28,7 @@ class CentreBank:
         self.name, self.rows = name, rows
         self.start = context.rank * rows // context.world
         stop = (context.rank + 1) * rows // context.world
-        local = initial_rows(context.seed, name, self.start, stop, size)
-        self.local = local.to(context.device).requires_grad_()
+        self.local = initial_rows(context.seed, name, self.start, stop, size, context.device).requires_grad_()
 
     def negatives(self, share: float, progress: Progress) -> Tensor:
         """The rows of this part among ``share`` of all rows, drawn without replacement: [m] int64, ascending, counted
@@ -40,11 +39,14 @@ class CentreBank:
         return torch.from_numpy(np.sort(mine)).to(self.local.device)
 
 
-def initial_rows(seed: int, name: str, start: int, stop: int, size: int) -> Tensor:
+def initial_rows(seed: int, name: str, start: int, stop: int, size: int, device: torch.device) -> Tensor:
     """Initial centres ``start`` ... ``stop`` - 1: [stop - start, size] float32, the same rows for any borders."""
-    blocks = []
+    rows = torch.empty(stop - start, size, device=device)
+    if device.type == "meta":  # only counted: drawing a paper's bank takes a minute and gigabytes
+        return rows
     for block in range(start // BLOCK, -(-stop // BLOCK)):
-        rng = generator(seed, "clusters", name, "centres", block)
-        values = rng.standard_normal((BLOCK, size), dtype=np.float32)
-        blocks.append(values[max(start - block * BLOCK, 0) : stop - block * BLOCK])
-    return torch.from_numpy(np.concatenate(blocks) * np.float32(DEVIATION)) if blocks else torch.zeros(0, size)
+        values = generator(seed, "clusters", name, "centres", block).standard_normal((BLOCK, size), dtype=np.float32)
+        first, last = max(start, block * BLOCK), min(stop, (block + 1) * BLOCK)
+        drawn = values[first - block * BLOCK : last - block * BLOCK] * np.float32(DEVIATION)
+        rows[first - start : last - start] = torch.from_numpy(drawn)
+    return rows

@@ -117,7 +117,14 @@ def test_centres_do_not_depend_on_the_ranks() -> None:
             assert torch.equal(drawn, whole.negatives(0.1, progress))
     other = CentreBank("motion", rows, 3, TaskContext(BACKBONE, seed=4))
     assert not torch.equal(other.local, whole.local)
-    assert initial_rows(4, "object", 5, 5, 3).shape == (0, 3)
+    assert initial_rows(4, "object", 5, 5, 3, torch.device("cpu")).shape == (0, 3)
+
+
+def test_a_papers_bank_can_be_counted() -> None:
+    context = TaskContext(BACKBONE, seed=4, device=torch.device("meta"))
+    bank = CentreBank("object", 2_000_000, 512, context)
+    assert bank.local.is_meta
+    assert bank.local.shape == (2_000_000, 512)
 
 
 def test_negatives_are_a_fresh_share_of_all_rows() -> None:
