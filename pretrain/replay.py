@@ -82,7 +82,8 @@ def replay_step(content: Mapping[str, Any], parts: Parts, recipe: Recipe, ranks:
         loss, sums, counts = objective(terms, part.weight / part.micro_batches)
         parts.engine.backward(loss, last=position == len(micros) - 1)
         for name, value in zip(terms, (sums / counts.clamp(min=1e-30)).tolist(), strict=True):
-            found[f"{task}/{name}"] = value
+            key = f"{task}/{name}"
+            found[key] = found.get(key, 0.0) + value / part.micro_batches
     norm = parts.engine.gradient_norm().square() + parts.centres.squared_norm().to(ranks.device)
     found["gradient_norm"] = float(norm.sqrt())
     parts.engine.discard()
