@@ -268,7 +268,7 @@ class ZeroEngine:
         """("weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME") and their whole fp32 tensors, one at a time; collective.
 
         Independent of stage and world size. Frozen parameters have no moments. With :attr:`adam_steps` it is all that
-        :meth:`load_state` needs.
+        :meth:`load_state` needs. What is already whole on this rank is not copied: copy what outlives the next step.
         """
         for name, key in self._entries():
             yield f"{key}/{name}", self._whole(name, key)
