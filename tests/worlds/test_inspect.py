@@ -63,6 +63,16 @@ def test_thrown_points_land_where_they_are_seen() -> None:
     assert (thrown.landed, thrown.agree, thrown.error) == (0.75, 1.0, 0.0)
 
 
+def test_thrown_points_are_pixel_centres() -> None:
+    """From half the distance everything is twice as far from the middle: the centre 17.5 goes to 16 + 2 * 1.5."""
+    sample = _flat_world()
+    assert sample.c2w is not None
+    sample.c2w[1, :3, 3] = (0, 0, 1)
+    sample.frames[0] = 0
+    sample.frames[0, 16, 17] = 255
+    assert np.argwhere(throw(sample, 0, 1).image[..., 0]).tolist() == [[17, 19]]
+
+
 def test_a_wrong_pose_shows() -> None:
     sample = _flat_world()
     assert sample.c2w is not None

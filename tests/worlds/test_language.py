@@ -62,10 +62,10 @@ def test_depth_speaks_where_columns_do_not() -> None:
 
 def test_the_left_one_of_two_orange_boxes() -> None:
     room = _room("orange box", "red ball", "orange box")
-    caption, boxes = _say(room, _picture((22, 12, 30, 20), (14, 2, 17, 8), (1, 10, 9, 20)))
+    caption, boxes = _say(room, _picture((20, 8, 30, 20), (14, 2, 17, 8), (1, 10, 9, 20)))
     assert caption == "two orange boxes, blue walls, wooden floor"
     assert boxes["where is the left one of the two orange boxes?"] == [1, 10, 9, 20]
-    assert boxes["where is the right one of the two orange boxes?"] == [22, 12, 30, 20]
+    assert boxes["where is the right one of the two orange boxes?"] == [20, 8, 30, 20]
     assert "where is the orange box?" not in boxes
     # With one of them out of sight there is one answer again, and with a speck of it there is none.
     assert _say(room, _picture((22, 12, 30, 20), (14, 2, 17, 8)))[1]["where is the orange box?"] == [22, 12, 30, 20]

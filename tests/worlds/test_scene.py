@@ -96,6 +96,12 @@ def test_poses_are_rotations_without_roll() -> None:
         assert turn[2, 1] < 0  # and its columns run downwards
 
 
+def test_the_picture_ends_where_the_field_of_view_does() -> None:
+    path = draw_path(np.random.default_rng(0), "pan", (3.0, 3.2), 2.6, DURATION, (1.0, 0.0, 0.8))
+    edge = path.intrinsics(64) @ [np.tan(path.fov / 2), -np.tan(path.fov / 2), 1]
+    assert np.allclose(edge, [64, 0, 1])
+
+
 def test_no_single_motion_is_a_good_guess(many: list[Room]) -> None:
     """Turns go both ways equally, and the blind guess "no turn" is off by tens of degrees."""
     turns, kinds = [], Counter()
