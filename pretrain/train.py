@@ -160,21 +160,21 @@ def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
         return {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
 
 
-def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
-    """The student in its engine, its teachers and its centres, before any training.
-
-    A backbone without ``recipe.backbone.init`` is drawn from ``recipe.seed`` alone. Teachers copy what it begins with.
-    """
-    engine, config = recipe.engine, recipe.backbone.config
+def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
+    """The backbone under the tasks' heads; without ``recipe.backbone.init`` it is drawn from ``recipe.seed`` alone."""
+    config = recipe.backbone.config
+    if recipe.backbone.init is not None:
+        return Student(backbones.load(recipe.backbone.init, **asdict(config)), tasks)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        if recipe.backbone.init is None:
-            backbone = Backbone(config)
-        else:
-            backbone = backbones.load(recipe.backbone.init, **asdict(config))
-    student = Student(backbone, tasks)
+        return Student(Backbone(config), tasks)
+
+
+def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
+    """The student in its engine, its teachers, which copy what it begins with, and its centres."""
+    engine, student = recipe.engine, build_student(recipe, tasks)
     teachers = Teachers(student, ranks.device)
-    cosine = TaskGradients(backbone)
+    cosine = TaskGradients(student.backbone)
     zero = ZeroEngine(
         student,
         ZeroConfig(
