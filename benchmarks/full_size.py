@@ -82,8 +82,8 @@ def measure(name: str, settings: dict[str, Any], data: Path) -> None:
     centres = 4 * sum(matrix.local.numel() for matrix in task.sharded())
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{name:11s} {spent:6.1f} s, {counter.get_total_flops() / 1e12:.2f} TFLOP; peak so far {gigabytes(peak)}; floor: "
-        f"weights and gradients {gigabytes(2 * weights)}, centres and gradients {gigabytes(2 * centres)}",
+        f"{name:11s} {spent:6.1f} s, {counter.get_total_flops() / 1e12:.2f} TFLOP; peak so far {gigabytes(peak)}; "
+        f"floor: weights and gradients {gigabytes(2 * weights)}, centres and gradients {gigabytes(2 * centres)}",
         flush=True,
     )
 
