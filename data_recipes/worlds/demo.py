@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 TOKENIZER, BANKS = "tokenizer.model", "banks.npz"
 STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts, while it is being made
 
-_FORMAT = 2  # raise it when the same settings give other data
+_FORMAT = 3  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image", "scikit-learn", "scikit-video")
 ROOM_FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
 _Plan = dict[str, list[drafts.Job]]
@@ -127,7 +127,8 @@ def prepare_demo(
     ``folder``: :func:`demo_folder` if None. ``settings`` stands in for ``seed`` and ``scale``. ``backend``: a GL
     backend or "rays"; found by trying if None. ``workers``: processes that draw; as many as cores, at most four, if
     None. A dataset that is complete and was made with the same settings is left alone, one made with others is made
-    again. A killed call leaves no half dataset, and the next goes on where it stopped. Raises
+    again. A killed call leaves no half dataset, and the next goes on where it stopped. Workers are spawned: a script
+    calls this under ``if __name__ == "__main__":``. Raises
     :class:`interlace.data_recipes.worlds.assets.MissingPackage` where the extra ``demo`` is not installed.
     """
     began = time.monotonic()

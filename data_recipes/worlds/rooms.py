@@ -12,13 +12,16 @@ from .assets import FLOORS, WALLS
 from .render import Renderer, View
 from .scene import BACKGROUND, COLOURS, SHAPES, Room
 
-#: Labels for probes, and the names of their classes. "colour" and "shape" are of the largest coloured object in view.
+#: Labels for probes, and the names of their classes. "colour" and "shape" are of the clip's largest coloured object, if it is large.
 LABELS: dict[str, tuple[str, ...]] = {
     "floor": tuple(FLOORS),
     "walls": tuple(WALLS),
     "colour": tuple(COLOURS),
     "shape": SHAPES,
 }
+
+
+_MIN_AREA = 0.015  # of the clip: a smaller object is no label
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,12 @@ def _sample(room: Room, views: list[View], key: str, dataset: str) -> Sample:
 
 def _labels(room: Room, instances: np.ndarray) -> dict[str, int]:
     labels = {"floor": LABELS["floor"].index(room.floor), "walls": LABELS["walls"].index(room.walls)}
-    areas = [
-        int((instances == len(BACKGROUND) + k).sum()) * (thing.colour is not None)
-        for k, thing in enumerate(room.things)
-    ]
-    largest = room.things[int(np.argmax(areas))]
-    if max(areas) > 0 and largest.colour is not None:
+    largest, area = None, _MIN_AREA
+    for k, thing in enumerate(room.things):
+        share = float((instances == len(BACKGROUND) + k).mean())
+        if thing.colour is not None and share > area:
+            largest, area = thing, share
+    if largest is not None and largest.colour is not None:
         labels["colour"] = LABELS["colour"].index(largest.colour)
         labels["shape"] = LABELS["shape"].index(largest.shape)
     return labels

@@ -10,10 +10,11 @@ import pytest
 from conftest import SIZE, TIMES
 from drawing import back_project, draw_samples, draw_views, project, prop_pixels
 
+from interlace.data_recipes.checks import check_sample
 from interlace.data_recipes.worlds import language
 from interlace.data_recipes.worlds.assets import PROPS
 from interlace.data_recipes.worlds.render import RAYS, View
-from interlace.data_recipes.worlds.rooms import ClipShape
+from interlace.data_recipes.worlds.rooms import LABELS, ClipShape
 from interlace.data_recipes.worlds.scene import BACKGROUND, Room
 
 FIRST = len(BACKGROUND)  # the instance of thing 0
@@ -229,9 +230,6 @@ def test_a_legible_sign_fills_its_outline(rooms: list[Room], views: Views) -> No
 
 
 def test_samples_keep_the_conventions(rooms: list[Room]) -> None:
-    from interlace.data_recipes.checks import check_sample
-    from interlace.data_recipes.worlds.rooms import LABELS
-
     (samples,) = draw_samples(rooms[:1], ClipShape(32, 3, 4.0), RAYS)
     assert [sample.key for sample in samples] == ["test/room-0000000/path-0", "test/room-0000000/path-1"]
     for sample in samples:
@@ -244,3 +242,20 @@ def test_samples_keep_the_conventions(rooms: list[Room]) -> None:
 def test_the_parent_process_stays_as_it_was(ray_views: Views) -> None:
     assert "mujoco" not in sys.modules
     assert os.environ.get("LP_NUM_THREADS") is None
+
+
+def test_labels_are_of_the_largest_coloured_object(rooms: list[Room]) -> None:
+    shape = ClipShape(SIZE, 2, 1.0)
+    named = 0
+    drawn = draw_views(rooms, list(shape.times), SIZE, RAYS)
+    for room, samples, views in zip(rooms, draw_samples(rooms, shape, RAYS), drawn, strict=True):
+        for sample, path in zip(samples, views, strict=True):
+            seen = np.stack([view.instances for view in path])
+            areas = {k: (seen == FIRST + k).mean() for k, thing in enumerate(room.things) if thing.colour}
+            large = max(areas, key=lambda k: areas[k])
+            assert ("colour" in sample.labels) == (areas[large] > 0.015)
+            if "colour" in sample.labels:
+                named += 1
+                name = f"{LABELS['colour'][sample.labels['colour']]} {LABELS['shape'][sample.labels['shape']]}"
+                assert name == room.things[large].name
+    assert named > 2
