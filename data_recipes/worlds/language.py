@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sample import Text
-from .scene import BACKGROUND, SIGN_HALF, SIGN_HEIGHT, Room, Sign
+from .scene import BACKGROUND, SIGN_HALF, SIGN_HEIGHT, Room, Scene, Sign
 
 CAPTION_PROMPT = "describe the room"
 OCR_PROMPT = "what does the sign say?"
@@ -28,7 +28,7 @@ _MIN_SIGN, _MIN_SIGN_SHOWN, _MIN_FACING = 0.06, 0.85, 0.45
 class Seen:
     """An object of the room as one frame shows it."""
 
-    index: int  # among the room's things
+    index: int  # among the scene's things
     name: str
     box: np.ndarray  # [4] float32 normalised xyxy, of its visible pixels
     area: float  # share of the frame
@@ -46,11 +46,11 @@ def plural(name: str) -> str:
     return name + ("es" if name.endswith("x") else "s")
 
 
-def see(room: Room, instances: np.ndarray, depth: np.ndarray) -> list[Seen]:
-    """The objects that have any pixel, largest first. ``instances`` are numbers into ``room.instances``."""
+def see(scene: Scene, instances: np.ndarray, depth: np.ndarray) -> list[Seen]:
+    """The objects that have any pixel, largest first. ``instances`` are numbers into ``scene.instances``."""
     height, width = instances.shape
     seen = []
-    for k, thing in enumerate(room.things):
+    for k, thing in enumerate(scene.things):
         rows, columns = np.nonzero(instances == len(BACKGROUND) + k)
         if len(rows):
             box = np.array(
@@ -148,6 +148,7 @@ def legible(sign: Sign, pose: np.ndarray, intrinsics: np.ndarray, shown: float) 
 
 def texts(
     room: Room,
+    scene: Scene,
     frame: int,
     instances: np.ndarray,
     depth: np.ndarray,
@@ -156,10 +157,10 @@ def texts(
 ) -> list[Text]:
     """Everything to be said of one frame: a caption, the word if it can be read, and where each thing is."""
     share = [float((instances == BACKGROUND.index(name)).mean()) for name in ("floor", "walls", "sign")]
-    seen = see(room, instances, depth)
+    seen = see(scene, instances, depth)
     said = [Text(kind="caption", prompt=CAPTION_PROMPT, answer=caption(room, seen, share[0], share[1]), frame=frame)]
-    if legible(room.sign, pose, intrinsics, share[2]):
-        said.append(Text(kind="ocr", prompt=OCR_PROMPT, answer=room.sign.word, frame=frame))
+    if legible(scene.sign, pose, intrinsics, share[2]):
+        said.append(Text(kind="ocr", prompt=OCR_PROMPT, answer=scene.sign.word, frame=frame))
     for prompt, one in grounding(seen):
         said.append(Text(kind="grounding", prompt=prompt, answer=BOX, frame=frame, boxes=one.box[None]))
     return said

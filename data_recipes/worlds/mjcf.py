@@ -44,12 +44,13 @@ class _Xml:
     files: dict[str, bytes] = field(default_factory=dict)
     instances: list[int] = field(default_factory=list)  # by geom, in the order of the file
     surfaces: list[Surface] = field(default_factory=list)
+    group: int = 0  # of the geoms that follow
 
     def geom(self, instance: int, surface: Surface, attributes: str) -> str:
         name = f"g{len(self.instances)}"
         self.instances.append(instance)
         self.surfaces.append(surface)
-        return f'<geom name="{name}" contype="0" conaffinity="0" {attributes}/>'
+        return f'<geom name="{name}" group="{self.group}" contype="0" conaffinity="0" {attributes}/>'
 
     def image(self, name: str, pixels: np.ndarray) -> str:
         if name + ".png" not in self.files:
@@ -59,27 +60,37 @@ class _Xml:
 
 
 class World:
-    """A room's model and state. ``instance`` [ngeom] is each geom's number in ``room.instances``."""
+    """A room's model and state. ``instance`` [ngeom] is each geom's number in ``Scene.instances``.
+
+    Of the scenes' objects and signs only one scene's are there at a time: :attr:`groups` [6] says which groups of
+    geoms are to be drawn.
+    """
 
     def __init__(self, room: Room) -> None:
         self.room = room
         xml = _Xml()
         _add_shell(xml, room)
         _add_posters(xml, room)
-        _add_sign(xml, room.sign)
-        for k, thing in enumerate(room.things):
-            _add_thing(xml, thing, k)
+        for number, scene in enumerate(room.scenes):
+            xml.group = 1 + number
+            _add_sign(xml, scene.sign)
+            for k, thing in enumerate(scene.things):
+                _add_thing(xml, thing, f"s{number}t{k}", len(BACKGROUND) + k)
         self.model = mujoco.MjModel.from_xml_string(_document(xml, room), xml.files)
         self.data = mujoco.MjData(self.model)
         order = [self.model.geom(f"g{i}").id for i in range(len(xml.instances))]
         self.instance = np.zeros(self.model.ngeom, np.int32)
         self.instance[order] = xml.instances
         self.surfaces = [xml.surfaces[i] for i in np.argsort(order)]
-        self.set_time(0.0)
+        self.groups = np.zeros(mujoco.mjNGROUP, np.uint8)
+        self.set(0, 0.0)
 
-    def set_time(self, time: float) -> None:
-        """Put every object where it is at this time."""
-        for k, thing in enumerate(self.room.things):
+    def set(self, scene: int, time: float) -> None:
+        """Furnish the room for a scene, with every object where it is at this time."""
+        self.groups[:] = 0
+        self.groups[[0, 1 + scene]] = 1
+        first = sum(len(before.things) for before in self.room.scenes[:scene])
+        for k, thing in enumerate(self.room.scenes[scene].things, first):
             position, yaw = thing.pose(time)
             self.data.mocap_pos[k] = position
             self.data.mocap_quat[k] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
@@ -213,7 +224,7 @@ def _add_sign(xml: _Xml, sign: Sign) -> None:
     pixels = sign_pixels(sign)
     for way in (1, -1):
         centre = middle + way * normal * 0.03
-        _add_plane(xml, sign_id, "sign", pixels, centre=centre, normal=way * normal, half=SIGN_HALF)
+        _add_plane(xml, sign_id, f"sign{xml.group}", pixels, centre=centre, normal=way * normal, half=SIGN_HALF)
     colour = np.asarray(sign.board) / 255
     box = (
         f'type="box" size="{_numbers((*SIGN_HALF, 0.02))}" pos="{_numbers(middle)}" {axes} rgba="{_numbers(colour)} 1"'
@@ -227,10 +238,9 @@ def _add_sign(xml: _Xml, sign: Sign) -> None:
         xml.bodies.append(xml.geom(stand, Surface(grey), leg))
 
 
-def _add_thing(xml: _Xml, thing: Thing, k: int) -> None:
-    instance = len(BACKGROUND) + k
+def _add_thing(xml: _Xml, thing: Thing, name: str, instance: int) -> None:
     if thing.colour is None:
-        geoms = [_part(xml, instance, part, f"t{k}p{i}") for i, part in enumerate(prop(thing.shape).parts)]
+        geoms = [_part(xml, instance, part, f"{name}p{i}") for i, part in enumerate(prop(thing.shape).parts)]
     else:
         colour = np.asarray(COLOURS[thing.colour])
         look = f'rgba="{_numbers(colour)} 1"'
@@ -239,13 +249,13 @@ def _add_thing(xml: _Xml, thing: Thing, k: int) -> None:
             "box": f'type="box" size="{_numbers(thing.half)}" pos="0 0 {z:.6g}"',
             "ball": f'type="sphere" size="{x:.6g}" pos="0 0 {x:.6g}"',
             "cylinder": f'type="cylinder" size="{x:.6g} {z:.6g}" pos="0 0 {z:.6g}"',
-            "cone": f'type="mesh" mesh="cone{k}"',
+            "cone": f'type="mesh" mesh="{name}"',
         }
         if thing.shape == "cone":
             vertices, faces = cone(x, 2 * z)
-            xml.assets.append(_mesh(f"cone{k}", vertices, faces))
+            xml.assets.append(_mesh(name, vertices, faces))
         geoms = [xml.geom(instance, Surface(colour), f"{shapes[thing.shape]} {look}")]
-    xml.bodies.append(f'<body name="thing{k}" mocap="true">{"".join(geoms)}</body>')
+    xml.bodies.append(f'<body name="{name}" mocap="true">{"".join(geoms)}</body>')
 
 
 def cone(radius: float, height: float) -> tuple[np.ndarray, np.ndarray]:

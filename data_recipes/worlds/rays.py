@@ -57,7 +57,17 @@ def _hit(world: World, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray
     count = len(rays)
     geoms, distance = np.full(count, -1, np.int32), np.zeros(count)
     mujoco.mj_multiRay(
-        world.model, world.data, origin, np.ascontiguousarray(rays).ravel(), None, 1, -1, geoms, distance, count, 1e3
+        world.model,
+        world.data,
+        origin,
+        np.ascontiguousarray(rays).ravel(),
+        world.groups,
+        1,
+        -1,
+        geoms,
+        distance,
+        count,
+        1e3,
     )
     return distance, geoms
 

@@ -40,7 +40,7 @@ class View:
 
     image: np.ndarray  # [size, size, 3] uint8
     depth: np.ndarray  # [size, size] float32, metres along z
-    instances: np.ndarray  # [size, size] int32, numbers into Room.instances
+    instances: np.ndarray  # [size, size] int32, numbers into Scene.instances
     pose: np.ndarray  # [4, 4] camera-to-world
     intrinsics: np.ndarray  # [3, 3]
     time: float
@@ -87,7 +87,7 @@ def set_backend(backend: str) -> None:
 
 
 class Renderer:
-    """Draws one room at any time and from any camera path. A context manager, so that GL is let go of."""
+    """Draws one room's scenes at any time. A context manager, so that GL is let go of."""
 
     def __init__(self, room: Room, size: int, backend: str) -> None:
         from .mjcf import World
@@ -95,15 +95,15 @@ class Renderer:
         self.world, self.size = World(room), size
         self._gl = None if backend == RAYS else _Gl(self.world, size)
 
-    def view(self, path: int, time: float) -> View:
-        """What camera path ``path`` sees at a time, in seconds."""
+    def view(self, scene: int, time: float) -> View:
+        """What the camera of a scene sees at a time, in seconds."""
         from . import rays
 
-        camera = self.world.room.paths[path]
+        camera = self.world.room.scenes[scene].path
         pose, intrinsics = camera.pose(time), camera.intrinsics(self.size)
-        self.world.set_time(time)
+        self.world.set(scene, time)
         if self._gl is not None:
-            image, depth, geoms = self._gl.draw(pose, camera.fov)
+            image, depth, geoms = self._gl.draw(pose, camera.fov, self.world.groups)
         else:
             depth, geoms = rays.cast(self.world, pose, intrinsics, self.size)
             fine = self.size * _SUPERSAMPLING
@@ -131,20 +131,22 @@ class _Gl:
         self._data: mujoco.MjData = world.data  # type: ignore[attr-defined]
         self._fine = mujoco.Renderer(self._model, size * _SUPERSAMPLING, size * _SUPERSAMPLING)
         self._plain = mujoco.Renderer(self._model, size, size)
+        self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
         self._camera.distance = 1.0
 
-    def draw(self, pose: np.ndarray, fov: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image uint8, z-depth, and geoms (-1: none) from a camera-to-world pose without roll."""
+    def draw(self, pose: np.ndarray, fov: float, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image uint8, z-depth, and geoms (-1: none) of these groups, from a camera-to-world pose without roll."""
         forward = pose[:3, 2]
         self._camera.lookat[:] = pose[:3, 3] + forward
         self._camera.azimuth = np.degrees(np.arctan2(forward[1], forward[0]))
         self._camera.elevation = np.degrees(np.arcsin(forward[2]))
         self._model.vis.global_.fovy = np.degrees(fov)
-        self._fine.update_scene(self._data, self._camera)
+        self._option.geomgroup[:] = groups
+        self._fine.update_scene(self._data, self._camera, self._option)
         image = _shrink(self._fine.render())
-        self._plain.update_scene(self._data, self._camera)
+        self._plain.update_scene(self._data, self._camera, self._option)
         self._plain.enable_depth_rendering()
         depth = self._plain.render().copy()
         self._plain.disable_depth_rendering()

@@ -1,4 +1,4 @@
-"""One room drawn along its camera paths, as samples with depth, camera, texts and labels."""
+"""One room's scenes drawn, as samples with depth, camera, texts and labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ..sample import Sample
 from . import language
 from .assets import FLOORS, WALLS
 from .render import Renderer, View
-from .scene import BACKGROUND, COLOURS, SHAPES, Room
+from .scene import BACKGROUND, COLOURS, SHAPES, Room, Scene
 
-#: Labels for probes, and the names of their classes. "colour" and "shape" are of the clip's largest coloured object, if it is large.
+#: Labels for probes, and the names of their classes. "colour" and "shape" are of the clip's largest coloured object,
+#: if it is large.
 LABELS: dict[str, tuple[str, ...]] = {
     "floor": tuple(FLOORS),
     "walls": tuple(WALLS),
@@ -44,20 +45,20 @@ class ClipShape:
 
 
 def room_samples(room: Room, shape: ClipShape, backend: str, dataset: str) -> list[Sample]:
-    """A sample for each camera path. ``backend``: a GL backend or "rays"."""
+    """A sample for each scene. ``backend``: a GL backend or "rays"."""
     with Renderer(room, shape.size, backend) as renderer:
         samples = []
-        for p in range(len(room.paths)):
-            views = [renderer.view(p, float(time)) for time in shape.times]
-            key = f"{dataset}/room-{room.number:07d}/path-{p}"
-            samples.append(_sample(room, views, key, dataset))
+        for k, scene in enumerate(room.scenes):
+            views = [renderer.view(k, float(time)) for time in shape.times]
+            key = f"{dataset}/room-{room.number:07d}/scene-{k}"
+            samples.append(_sample(room, scene, views, key, dataset))
     return samples
 
 
-def _sample(room: Room, views: list[View], key: str, dataset: str) -> Sample:
+def _sample(room: Room, scene: Scene, views: list[View], key: str, dataset: str) -> Sample:
     texts = []
     for frame, view in enumerate(views):
-        texts += language.texts(room, frame, view.instances, view.depth, view.pose, view.intrinsics)
+        texts += language.texts(room, scene, frame, view.instances, view.depth, view.pose, view.intrinsics)
     return Sample(
         key=key,
         source=dataset,
@@ -67,14 +68,14 @@ def _sample(room: Room, views: list[View], key: str, dataset: str) -> Sample:
         K=np.stack([view.intrinsics for view in views]).astype(np.float32),
         c2w=np.stack([view.pose for view in views]),
         texts=texts,
-        labels=_labels(room, np.stack([view.instances for view in views])),
+        labels=_labels(room, scene, np.stack([view.instances for view in views])),
     )
 
 
-def _labels(room: Room, instances: np.ndarray) -> dict[str, int]:
+def _labels(room: Room, scene: Scene, instances: np.ndarray) -> dict[str, int]:
     labels = {"floor": LABELS["floor"].index(room.floor), "walls": LABELS["walls"].index(room.walls)}
     largest, area = None, _MIN_AREA
-    for k, thing in enumerate(room.things):
+    for k, thing in enumerate(scene.things):
         share = float((instances == len(BACKGROUND) + k).mean())
         if thing.colour is not None and share > area:
             largest, area = thing, share

@@ -1,8 +1,9 @@
 """What stands in a room: a pure function of (seed, room number). No MuJoCo here, and nothing is drawn.
 
-A room has a floor of a named material, walls of a named colour, pictures on the walls, two or three large objects and
-a standing sign around its middle, and several camera paths. Every word that a caption may use is drawn from blocks in
-which each choice occurs once, so that no word is likelier than another. Metres, seconds, radians; z is up.
+A room has a floor of a named material, walls of a named colour and pictures on them. It is furnished anew for each of
+its scenes: two or three large objects and a standing sign around its middle, and one camera path (were a word always
+seen in one room, the room would give it away). Every word that is spoken is drawn from blocks in which each choice
+occurs once, so that no word is likelier than another. Metres, seconds, radians; z is up.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ SIGN_COLOURS = (
     ((255, 255, 255), (190, 20, 20)),
     ((255, 255, 255), (10, 110, 40)),
 )
+
+#: Scenes a room may have: MuJoCo tells six groups of geoms apart, and one of them is the room.
+MOST_SCENES = 5
 
 #: Objects and the sign stand in slots on a circle of this radius; discs of SLOT_REACH about slots do not meet.
 SLOT_RADIUS, SLOT_REACH = 1.0, 0.66
@@ -112,8 +116,22 @@ class Poster:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """How a room is furnished for one camera path."""
+
+    things: tuple[Thing, ...]
+    sign: Sign
+    path: CameraPath
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """What each instance number stands for: :data:`BACKGROUND`, then "thing 0", "thing 1", ..."""
+        return (*BACKGROUND, *(f"thing {k}" for k in range(len(self.things))))
+
+
+@dataclass(frozen=True)
 class Room:
-    """Everything there is to draw and to say."""
+    """Everything there is to draw and to say. Its scenes share floor, walls, posters and light, and nothing else."""
 
     number: int
     half: tuple[float, float]
@@ -122,17 +140,10 @@ class Room:
     floor_texture: tuple[str, str]
     walls: str  # the word
     wall_texture: tuple[str, str]
-    things: tuple[Thing, ...]
-    sign: Sign
     posters: tuple[Poster, ...]
     light: tuple[float, float]  # where the lamp hangs
     brightness: float
-    paths: tuple[CameraPath, ...]
-
-    @property
-    def instances(self) -> tuple[str, ...]:
-        """What each instance number stands for: :data:`BACKGROUND`, then "thing 0", "thing 1", ..."""
-        return (*BACKGROUND, *(f"thing {k}" for k in range(len(self.things))))
+    scenes: tuple[Scene, ...]
 
 
 def balanced(seed: int, name: str, index: int, choices: Sequence[_Choice]) -> _Choice:
@@ -141,15 +152,17 @@ def balanced(seed: int, name: str, index: int, choices: Sequence[_Choice]) -> _C
     return choices[int(generator(seed, name, block).permutation(len(choices))[place])]
 
 
-def draw_room(seed: int, number: int, posters: Sequence[str], paths: int, duration: float) -> Room:
-    """Room ``number``, with pictures drawn from ``posters`` and ``paths`` camera paths of ``duration`` seconds."""
+def draw_room(seed: int, number: int, posters: Sequence[str], scenes: int, duration: float) -> Room:
+    """Room ``number``, with pictures drawn from ``posters`` and ``scenes`` scenes of ``duration`` seconds.
+
+    ValueError for more than :data:`MOST_SCENES`.
+    """
+    if scenes > MOST_SCENES:
+        raise ValueError(f"room {number}: {scenes} scenes asked for; a room has at most {MOST_SCENES}")
     rng = generator(seed, "room", number)
     half = (float(rng.uniform(2.9, 3.8)), float(rng.uniform(2.9, 3.8)))
     height = float(rng.uniform(2.4, 3.2))
     floor = balanced(seed, "floor", number, tuple(FLOORS))
-    slots = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.03, 0.03, 4)
-    places = [(SLOT_RADIUS * float(np.cos(a)), SLOT_RADIUS * float(np.sin(a))) for a in slots]
-    ink, board = balanced(seed, "sign colours", number, SIGN_COLOURS)
     return Room(
         number=number,
         half=half,
@@ -158,36 +171,37 @@ def draw_room(seed: int, number: int, posters: Sequence[str], paths: int, durati
         floor_texture=FLOORS[floor][int(rng.integers(len(FLOORS[floor])))],
         walls=balanced(seed, "walls", number, tuple(WALLS)),
         wall_texture=WALL_TEXTURES[int(rng.integers(len(WALL_TEXTURES)))],
-        things=_draw_things(seed, number, rng, places[1:]),
-        sign=Sign(
-            balanced(seed, "word", number, WORDS), ink, board, places[0], float(slots[0] + rng.uniform(-0.3, 0.3))
-        ),
         posters=tuple(_draw_poster(rng, wall, half, height, posters) for wall in range(4)) if posters else (),
         light=(float(rng.uniform(-1.0, 1.0)), float(rng.uniform(-1.0, 1.0))),
         brightness=float(rng.uniform(0.85, 1.1)),
-        paths=tuple(
-            draw_path(
-                generator(seed, "path", number, p),
-                balanced(seed, "path kind", paths * number + p, KINDS),
-                half,
-                height,
-                duration,
-                (*places[0], SIGN_HEIGHT),
-            )
-            for p in range(paths)
-        ),
+        scenes=tuple(_draw_scene(seed, scenes * number + k, half, height, duration) for k in range(scenes)),
+    )
+
+
+def _draw_scene(seed: int, index: int, half: tuple[float, float], height: float, duration: float) -> Scene:
+    """Scene ``index`` among those of all rooms."""
+    rng = generator(seed, "scene", index)
+    slots = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.03, 0.03, 4)
+    places = [(SLOT_RADIUS * float(np.cos(a)), SLOT_RADIUS * float(np.sin(a))) for a in slots]
+    letters, board = balanced(seed, "sign colours", index, SIGN_COLOURS)
+    word = balanced(seed, "word", index, WORDS)
+    kind = balanced(seed, "path", index, KINDS)
+    return Scene(
+        things=_draw_things(seed, index, rng, places[1:]),
+        sign=Sign(word, letters, board, places[0], float(slots[0] + rng.uniform(-0.3, 0.3))),
+        path=draw_path(rng, kind, half, height, duration, (*places[0], SIGN_HEIGHT)),
     )
 
 
 def _draw_things(
-    seed: int, number: int, rng: np.random.Generator, places: Sequence[tuple[float, float]]
+    seed: int, scene: int, rng: np.random.Generator, places: Sequence[tuple[float, float]]
 ) -> tuple[Thing, ...]:
-    """Two or three objects, one a slot; in every seventh room the second is a copy of the first in colour and shape."""
+    """Two or three objects, one a slot; in every seventh scene the second is like the first in colour and shape."""
     count = 2 + int(rng.integers(2))
     things: list[Thing] = []
     for k in range(count):
-        index = 3 * number + k
-        twin = k == 1 and number % 7 == 3
+        index = 3 * scene + k
+        twin = k == 1 and scene % 7 == 3
         colour: str | None
         if twin and things[0].colour is not None:
             colour, shape = things[0].colour, things[0].shape

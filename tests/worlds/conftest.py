@@ -19,7 +19,7 @@ TINY = DemoSettings(
     frames=4,
     train_rooms=4,
     held_out_rooms=2,
-    train_paths=2,
+    train_scenes=2,
     picture_size=32,
     photograph_crops=1,
     clip_crops=1,
@@ -30,7 +30,7 @@ TINY = DemoSettings(
 
 @pytest.fixture(scope="session")
 def rooms() -> list[Room]:
-    """Four rooms with two paths each; room 3 has twins."""
+    """Four rooms with two scenes each; some have twins."""
     return [draw_room(5, number, ("coffee", "china", "chelsea"), 2, 1.0) for number in (0, 1, 3, 4)]
 
 
@@ -55,7 +55,7 @@ def gl_views(rooms: list[Room], gl: str) -> list[list[list[View]]]:
 
 @pytest.fixture(scope="session", params=["gl", "rays"])
 def views(request: pytest.FixtureRequest) -> list[list[list[View]]]:
-    """The rooms' views, [room][path][time], drawn in either way."""
+    """The rooms' views, [room][scene][time], drawn in either way."""
     drawn: list[list[list[View]]] = request.getfixturevalue(f"{'gl' if request.param == 'gl' else 'ray'}_views")
     return drawn
 

@@ -15,7 +15,7 @@ from interlace.data_recipes.worlds.scene import BACKGROUND, Motion, Room, Thing,
 
 
 def draw_views(rooms: list[Room], times: list[float], size: int, backend: str) -> list[list[list[View]]]:
-    """[room][path][time], drawn in a new process."""
+    """[room][scene][time], drawn in a new process."""
     return _elsewhere(_views, rooms, times, size, backend)
 
 
@@ -39,7 +39,7 @@ def _views(rooms: list[Room], times: list[float], size: int, backend: str) -> li
     drawn = []
     for room in rooms:
         with Renderer(room, size, backend) as renderer:
-            drawn.append([[renderer.view(path, time) for time in times] for path in range(len(room.paths))])
+            drawn.append([[renderer.view(k, time) for time in times] for k in range(len(room.scenes))])
     return drawn
 
 
@@ -56,9 +56,13 @@ def _prop_pixels(names: tuple[str, ...], backend: str) -> dict[str, int]:
         group = names[start : start + 3]
         places = [(float(np.cos(2.1 * k)), float(np.sin(2.1 * k))) for k in range(3)]
         things = [Thing(None, name, (0, 0, 0), places[k], 0.3, Motion("still")) for k, name in enumerate(group)]
-        room = replace(plain, things=tuple(things), sign=replace(plain.sign, position=(0.0, 0.0)))
+        scenes = [
+            replace(scene, things=tuple(things), sign=replace(scene.sign, position=(0.0, 0.0)))
+            for scene in plain.scenes
+        ]
+        room = replace(plain, scenes=tuple(scenes))
         with Renderer(room, 64, backend) as renderer:
-            seen = np.stack([renderer.view(path, 0.5).instances for path in range(3)])
+            seen = np.stack([renderer.view(k, 0.5).instances for k in range(3)])
         pixels |= {name: int((seen == len(BACKGROUND) + k).sum()) for k, name in enumerate(group)}
     return pixels
 

@@ -50,7 +50,7 @@ def test_every_dataset_is_there_and_whole(demo: Path) -> None:
         if "clusters" in fields:
             assert len(sample.clusters["object"]) == 10
             assert ("motion" in sample.clusters) == (len(sample.frames) == 4)
-    assert len(ShardReader(demo / "rooms_train")) == TINY.train_rooms * TINY.train_paths
+    assert len(ShardReader(demo / "rooms_train")) == TINY.train_rooms * TINY.train_scenes
     assert sorted(path.name for path in demo.iterdir()) == sorted(
         [*DATASETS, "banks.npz", "settings.json", "tokenizer.model"]
     )

@@ -15,7 +15,7 @@ from interlace.data_recipes.worlds import language
 from interlace.data_recipes.worlds.assets import PROPS
 from interlace.data_recipes.worlds.render import RAYS, View
 from interlace.data_recipes.worlds.rooms import LABELS, ClipShape
-from interlace.data_recipes.worlds.scene import BACKGROUND, Room
+from interlace.data_recipes.worlds.scene import BACKGROUND, Room, Scene
 
 FIRST = len(BACKGROUND)  # the instance of thing 0
 Views = list[list[list[View]]]
@@ -94,6 +94,11 @@ def _flat(views: Views) -> list[View]:
     return [view for room in views for path in room for view in path]
 
 
+def _scenes(rooms: list[Room], views: Views) -> list[tuple[Room, Scene, list[View]]]:
+    pairs = zip(rooms, views, strict=True)
+    return [(room, *pair) for room, drawn in pairs for pair in zip(room.scenes, drawn, strict=True)]
+
+
 def _off_edges(instances: np.ndarray) -> np.ndarray:
     """Pixels that all eight neighbours belong with."""
     same = np.ones_like(instances, bool)
@@ -127,9 +132,9 @@ def test_same_room_same_pixels(way: str, rooms: list[Room], request: pytest.Fixt
 def test_objects_are_where_their_state_says(rooms: list[Room], views: Views) -> None:
     """The world points of an object's pixels lie within its extent about its pose at that time; some have moved."""
     moved = 0
-    for room, paths in zip(rooms, views, strict=True):
-        for view in (view for path in paths for view in path):
-            for k, thing in enumerate(room.things):
+    for _, scene, drawn in _scenes(rooms, views):
+        for view in drawn:
+            for k, thing in enumerate(scene.things):
                 points = back_project(view)[view.instances == FIRST + k]
                 if thing.colour is None or not len(points):
                     continue
@@ -143,9 +148,9 @@ def test_objects_are_where_their_state_says(rooms: list[Room], views: Views) -> 
 
 def test_boxes_hold_their_objects(rooms: list[Room], views: Views) -> None:
     checked = 0
-    for room, paths in zip(rooms, views, strict=True):
-        for view in (view for path in paths for view in path):
-            for seen in language.see(room, view.instances, view.depth):
+    for _, scene, drawn in _scenes(rooms, views):
+        for view in drawn:
+            for seen in language.see(scene, view.instances, view.depth):
                 rows, columns = np.nonzero(view.instances == FIRST + seen.index)
                 left, top, right, bottom = seen.box * SIZE
                 assert left <= columns.min() < columns.max() + 1 <= right
@@ -158,56 +163,56 @@ def test_boxes_hold_their_objects(rooms: list[Room], views: Views) -> None:
 def test_texts_are_true_of_the_state(rooms: list[Room], views: Views) -> None:
     """Read every text back and compare it with the room's description and 3D places, not with how it was made."""
     counts = {"caption": 0, "left of": 0, "ocr": 0, "grounding": 0}
-    for room, paths in zip(rooms, views, strict=True):
-        for view in (view for path in paths for view in path):
+    for room, scene, drawn in _scenes(rooms, views):
+        for view in drawn:
             arguments = (view.instances, view.depth, view.pose, view.intrinsics)
-            for text in language.texts(room, 0, *arguments):
+            for text in language.texts(room, scene, 0, *arguments):
                 counts[text.kind] += 1
                 if text.kind == "caption":
-                    counts["left of"] += _check_caption(text.answer, room, view)
+                    counts["left of"] += _check_caption(text.answer, room, scene, view)
                 elif text.kind == "ocr":
-                    assert text.answer == room.sign.word
+                    assert text.answer == scene.sign.word
                 else:
-                    _check_grounding(text.prompt, text.boxes[0], room, view)
+                    _check_grounding(text.prompt, text.boxes[0], scene, view)
     assert min(counts.values()) > 3
 
 
-def _check_caption(caption: str, room: Room, view: View) -> bool:
+def _check_caption(caption: str, room: Room, scene: Scene, view: View) -> bool:
     """The names are things in view, walls and floor are the room's, and "left of" holds of their 3D middles."""
     things, *around = caption.split(", ")
     assert set(around) <= {f"{room.walls} walls", f"{room.floor} floor"}
     for word in (" left of ", " right of "):
         if word in things:
             one, other = (name.split(" ", 1)[1] for name in things.split(word))
-            columns = [[_column(room, view, k) for k in _in_view(room, view, name)] for name in (one, other)]
+            columns = [[_column(view, k) for k in _in_view(scene, view, name)] for name in (one, other)]
             pairs = [(a, b) for a in columns[0] for b in columns[1]]
             assert any((a < b) == (word == " left of ") for a, b in pairs)
             return word == " left of "
     return False
 
 
-def _in_view(room: Room, view: View, name: str) -> list[int]:
-    found = [k for k, thing in enumerate(room.things) if thing.name == name and (view.instances == FIRST + k).any()]
+def _in_view(scene: Scene, view: View, name: str) -> list[int]:
+    found = [k for k, thing in enumerate(scene.things) if thing.name == name and (view.instances == FIRST + k).any()]
     assert found, name
     return found
 
 
-def _column(room: Room, view: View, k: int) -> float:
+def _column(view: View, k: int) -> float:
     """Where the visible part of a thing lies, from its world points: a column of the picture."""
     points = back_project(view)[view.instances == FIRST + k]
     return float(np.median(project(view, points)[0][:, 0]))
 
 
-def _check_grounding(prompt: str, box: np.ndarray, room: Room, view: View) -> None:
+def _check_grounding(prompt: str, box: np.ndarray, scene: Scene, view: View) -> None:
     words = prompt.removesuffix("?").split()
     if "two" in words:
         name, side = words[-2] + " " + words[-1], words[3]
-        pair = [k for k in range(len(room.things)) if language.plural(room.things[k].name) == name]
-        pair.sort(key=lambda k: _column(room, view, k))
+        pair = [k for k in range(len(scene.things)) if language.plural(scene.things[k].name) == name]
+        pair.sort(key=lambda k: _column(view, k))
         assert len(pair) == 2
         expected = pair[0] if side == "left" else pair[1]
     else:
-        (expected,) = _in_view(room, view, " ".join(words[3:]))
+        (expected,) = _in_view(scene, view, " ".join(words[3:]))
     rows, columns = np.nonzero(view.instances == FIRST + expected)
     tight = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIZE
     assert np.allclose(box, tight)
@@ -216,10 +221,10 @@ def _check_grounding(prompt: str, box: np.ndarray, room: Room, view: View) -> No
 def test_a_legible_sign_fills_its_outline(rooms: list[Room], views: Views) -> None:
     """Where the word is asked for, the board is whole in the frame: its pixels are its projected outline."""
     legible = hidden = 0
-    for room, paths in zip(rooms, views, strict=True):
-        for view in (view for path in paths for view in path):
+    for _, scene, drawn in _scenes(rooms, views):
+        for view in drawn:
             sign = view.instances == BACKGROUND.index("sign")
-            if language.legible(room.sign, view.pose, view.intrinsics, float(sign.mean())):
+            if language.legible(scene.sign, view.pose, view.intrinsics, float(sign.mean())):
                 legible += 1
                 assert not sign[[0, -1]].all(axis=1).any()
                 assert sign.sum() > 0.05 * SIZE * SIZE
@@ -231,7 +236,7 @@ def test_a_legible_sign_fills_its_outline(rooms: list[Room], views: Views) -> No
 
 def test_samples_keep_the_conventions(rooms: list[Room]) -> None:
     (samples,) = draw_samples(rooms[:1], ClipShape(32, 3, 4.0), RAYS)
-    assert [sample.key for sample in samples] == ["test/room-0000000/path-0", "test/room-0000000/path-1"]
+    assert [sample.key for sample in samples] == ["test/room-0000000/scene-0", "test/room-0000000/scene-1"]
     for sample in samples:
         check_sample(sample, ("frames", "depth", "camera", "texts", "labels"), LABELS, {})
         assert sample.frames.shape == (3, 32, 32, 3)
@@ -249,13 +254,13 @@ def test_labels_are_of_the_largest_coloured_object(rooms: list[Room]) -> None:
     named = 0
     drawn = draw_views(rooms, list(shape.times), SIZE, RAYS)
     for room, samples, views in zip(rooms, draw_samples(rooms, shape, RAYS), drawn, strict=True):
-        for sample, path in zip(samples, views, strict=True):
+        for sample, scene, path in zip(samples, room.scenes, views, strict=True):
             seen = np.stack([view.instances for view in path])
-            areas = {k: (seen == FIRST + k).mean() for k, thing in enumerate(room.things) if thing.colour}
+            areas = {k: (seen == FIRST + k).mean() for k, thing in enumerate(scene.things) if thing.colour}
             large = max(areas, key=lambda k: areas[k])
             assert ("colour" in sample.labels) == (areas[large] > 0.015)
             if "colour" in sample.labels:
                 named += 1
                 name = f"{LABELS['colour'][sample.labels['colour']]} {LABELS['shape'][sample.labels['shape']]}"
-                assert name == room.things[large].name
+                assert name == scene.things[large].name
     assert named > 2

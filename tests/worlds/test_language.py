@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,13 +15,12 @@ FIRST = len(BACKGROUND)
 
 
 def _room(*names: str) -> Room:
-    from dataclasses import replace
-
     things = []
     for name in names:
         colour, _, shape = name.rpartition(" ")
         things.append(Thing(colour or None, shape, (0.3, 0.3, 0.3), (0.0, 0.0), 0.0, Motion("still")))
-    return replace(draw_room(0, 0, (), 1, 1.0), things=tuple(things), walls="blue", floor="wooden")
+    room = draw_room(0, 0, (), 1, 1.0)
+    return replace(room, scenes=(replace(room.scenes[0], things=tuple(things)),), walls="blue", floor="wooden")
 
 
 def _picture(*boxes: tuple[int, int, int, int]) -> np.ndarray:
@@ -34,7 +35,7 @@ def _picture(*boxes: tuple[int, int, int, int]) -> np.ndarray:
 def _say(room: Room, instances: np.ndarray, depth: np.ndarray | None = None) -> tuple[str, dict[str, list[float]]]:
     """The caption, and the boxes that grounding questions are answered with, in pixels."""
     depth = np.full(instances.shape, 2.0, np.float32) if depth is None else depth
-    texts = language.texts(room, 3, instances, depth, np.eye(4), np.diag([16.0, 16, 1]))
+    texts = language.texts(room, room.scenes[0], 3, instances, depth, np.eye(4), np.diag([16.0, 16, 1]))
     assert all(text.frame == 3 for text in texts)
     boxes = {text.prompt: (text.boxes[0] * 32).tolist() for text in texts if text.kind == "grounding"}
     return next(text.answer for text in texts if text.kind == "caption"), boxes

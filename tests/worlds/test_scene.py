@@ -43,12 +43,12 @@ def test_a_block_holds_every_choice_once() -> None:
 
 def test_words_are_equally_frequent(many: list[Room]) -> None:
     for drawn, choices in (
-        ([room.sign.word for room in many], WORDS),
+        ([scene.sign.word for room in many for scene in room.scenes], WORDS),
         ([room.floor for room in many], tuple(FLOORS)),
         ([room.walls for room in many], tuple(WALLS)),
     ):
-        assert Counter(drawn) == dict.fromkeys(choices, len(many) // len(choices))
-    things = [thing for room in many for thing in room.things]
+        assert Counter(drawn) == dict.fromkeys(choices, len(drawn) // len(choices))
+    things = [thing for room in many for scene in room.scenes for thing in scene.things]
     for found, choices in (
         ([thing.colour for thing in things if thing.colour], tuple(COLOURS)),
         ([thing.shape for thing in things if thing.colour], SHAPES),
@@ -58,27 +58,41 @@ def test_words_are_equally_frequent(many: list[Room]) -> None:
 
 
 def test_every_prop_is_used(many: list[Room]) -> None:
-    assert {thing.shape for room in many for thing in room.things if thing.colour is None} == set(PROPS)
+    things = [thing for room in many for scene in room.scenes for thing in scene.things]
+    assert {thing.shape for thing in things if thing.colour is None} == set(PROPS)
 
 
-def test_some_rooms_have_twins(many: list[Room]) -> None:
-    assert sum(len({thing.name for thing in room.things}) < len(room.things) for room in many) >= 20
+def test_some_scenes_have_twins(many: list[Room]) -> None:
+    scenes = [scene for room in many for scene in room.scenes]
+    assert sum(len({thing.name for thing in scene.things}) < len(scene.things) for scene in scenes) >= len(scenes) // 10
+
+
+def test_a_room_does_not_give_its_words_away(many: list[Room]) -> None:
+    """Its scenes have signs and objects of their own: who knows the room does not know what is written in it."""
+    assert np.mean([len({scene.sign.word for scene in room.scenes}) for room in many]) > 2.3
+    assert np.mean([len({scene.things[0].name for scene in room.scenes}) for room in many]) > 2.8
+
+
+def test_too_many_scenes_are_refused() -> None:
+    with pytest.raises(ValueError, match="room 7: 6 scenes asked for; a room has at most 5"):
+        draw_room(0, 7, ("china",), 6, DURATION)
 
 
 def test_slots_are_apart(many: list[Room]) -> None:
-    for room in many:
-        places = np.array([room.sign.position, *(thing.position for thing in room.things)])
+    for scene in (scene for room in many for scene in room.scenes):
+        places = np.array([scene.sign.position, *(thing.position for thing in scene.things)])
         assert np.allclose(np.linalg.norm(places, axis=1), SLOT_RADIUS)
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(len(places), 1)]
         assert gaps.min() > 2 * SLOT_REACH
-        for thing in room.things:
-            reach = thing.half[0] + abs(thing.motion.amplitude) * (thing.motion.kind == "slide")
-            assert np.hypot(reach, thing.half[1]) < SLOT_REACH
+        for thing in scene.things:
+            slide = thing.motion.amplitude * (thing.motion.kind == "slide")
+            extent = np.hypot(*thing.half[:2]) if thing.shape == "box" else thing.half[0]
+            assert extent + slide < SLOT_REACH
 
 
 def test_cameras_keep_their_distance(many: list[Room]) -> None:
     for room in many:
-        for path in room.paths:
+        for path in (scene.path for scene in room.scenes):
             eyes = np.stack([path.pose(time)[:3, 3] for time in np.linspace(0, DURATION, 8)])
             assert (np.abs(eyes[:, :2]) < np.array(room.half) - 0.2).all()
             assert (np.linalg.norm(eyes[:, :2], axis=1) > SLOT_RADIUS + SLOT_REACH + 0.2).all()
@@ -106,7 +120,7 @@ def test_no_single_motion_is_a_good_guess(many: list[Room]) -> None:
     """Turns go both ways equally, and the blind guess "no turn" is off by tens of degrees."""
     turns, kinds = [], Counter()
     for room in many:
-        for path in room.paths:
+        for path in (scene.path for scene in room.scenes):
             first, last = path.pose(0.0)[:3, :3], path.pose(DURATION)[:3, :3]
             ahead = first.T @ last[:, 2]
             turns.append(np.degrees(np.arctan2(ahead[0], ahead[2])))
