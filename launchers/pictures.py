@@ -12,12 +12,16 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Kind:
-    """Pictures whose names match ``pattern`` in full; its groups caption them."""
+    """Pictures whose names match ``pattern`` in full; ``caption`` is filled with its groups.
+
+    ``layout``: "half" puts before and after beside each other, "small" too but smaller, "wide" one below the other.
+    """
 
     pattern: str
     title: str
     note: str = ""
-    small: bool = False
+    caption: str = "{0}"
+    layout: str = "half"
 
 
 KINDS = (
@@ -30,21 +34,32 @@ KINDS = (
         r"geometry_(.+)_camera",
         "Camera path from above",
         "Black: truth. Orange: prediction. Squares: the first frame.",
-        small=True,
+        layout="small",
     ),
-    Kind(r"captioning", "Captions, signs and boxes", "What it answers to held-out questions, above the truth."),
+    Kind(
+        r"captioning",
+        "Captions, signs and boxes",
+        "Under each frame the question, the model's answer in red, the true one in green.",
+        caption="",
+        layout="wide",
+    ),
     Kind(
         r"pca_(\d+)",
         "Features over a clip",
         "Below each frame, the first three principal components of its patch features as red, green and blue.",
+        caption="clip {0}",
     ),
     Kind(
-        r"neighbours", "Nearest neighbours", "Left: a held-out frame. Right of it: those whose frozen CLS is nearest."
+        r"neighbours",
+        "Nearest neighbours",
+        "Left: a held-out frame. Right of it: those whose frozen CLS is nearest.",
+        caption="",
     ),
     Kind(
         r"clusters_(.+)",
         "Neighbours by cluster embedding",
         "Left: a held-out sample. Right of it: those nearest in what cluster discrimination compares.",
+        caption="{0} bank",
     ),
 )
 
@@ -73,7 +88,7 @@ def picture_groups(folder: Path) -> list[Group]:
     for kind in KINDS:
         matches = [match for name in names if (match := re.fullmatch(kind.pattern, name))]
         names = [name for name in names if not re.fullmatch(kind.pattern, name)]
-        pairs = [_pair(folder, match[0], ", ".join(match.groups())) for match in matches[:MOST]]
+        pairs = [_pair(folder, match[0], kind.caption.format(*match.groups())) for match in matches[:MOST]]
         if pairs:
             groups.append(Group(kind, pairs))
     others = [Group(Kind(re.escape(name), name.replace("_", " ")), [_pair(folder, name, "")]) for name in names]
