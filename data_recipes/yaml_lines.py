@@ -193,6 +193,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             items = [self.read(child, f"{key}{_called(child, i)}") for i, child in enumerate(node.value)]
             return Node(items, self.file, line)
+        assert isinstance(node, yaml.ScalarNode)  # the only other kind that a composer makes
         return self.scalar(node, key, line)
 
     def refuse(self, node: yaml.Node, key: str, line: int) -> bool:
