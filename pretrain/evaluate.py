@@ -16,8 +16,8 @@ from interlace.tasks.interface import Measure, Task
 
 #: Resamplings of the bootstrap, and the share of them inside the interval.
 RESAMPLINGS, COVERAGE = 2000, 0.95
-#: Held-out samples that are drawn.
-PICTURED = 4
+#: Held-out samples that pictures choose from: enough for a picture of neighbours to have some.
+PICTURED = 24
 
 
 @dataclass

@@ -39,6 +39,8 @@ def join() -> Ranks:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # DeepSpeed looks for an accelerator at its first import, whoever imports it, and warns where it finds none.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "RANK" in os.environ:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from interlace.tasks.interface import Progress
 from .ranks import Ranks
 from .save import CENTRES, STUDENT, TEACHERS
 from .step import Parts, objective, to_device
+
+#: What a replay file holds.
+FIELDS = {"recipe", "step", "adam_steps", "weights", "micros"}
 
 
 def write_replay(
@@ -58,9 +62,19 @@ def write_replay(
 
 
 def read_replay(path: Path) -> dict[str, Any]:
-    """What :func:`write_replay` wrote. Reads tensors and plain data only, whatever the file holds."""
-    with torch.serialization.safe_globals([BackboneNoise]):
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """What :func:`write_replay` wrote. Reads tensors and plain data only, whatever the file holds.
+
+    Raises ValueError for a file that is missing or no replay file.
+    """
+    try:
+        with torch.serialization.safe_globals([BackboneNoise]):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; a stopped run names its replay file in its last message") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no replay file, or a damaged one: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.keys() != FIELDS:
+        raise ValueError(f"{path} is no replay file: it does not hold {', '.join(sorted(FIELDS))}")
     return content
 
 

@@ -105,6 +105,8 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
         start_step=start,
         stop_step=engine.steps,
     )
+    if ranks.first:
+        observer.say("fitting the blind guesses that held-out measures are compared with")
     held_out = {
         name: HeldOut(tasks[name], found, tasks[name].fit_blind(training_samples(feeds[name], engine.blind_samples)))
         for name, part in recipe.tasks.items()

@@ -28,6 +28,8 @@ from .targets import Targets
 
 #: Clips of a forward pass outside training.
 CLIPS_AT_ONCE = 4
+#: Samples that are drawn.
+PICTURED = 4
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ class Geometry(Task):
         ]
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
-        """Of each sample a PNG of depths and one of the camera's path; the predicted points lie beside them as PLY."""
+        """Of the first samples a PNG of depths and one of the camera's path; the predicted points lie beside as PLY."""
+        samples = samples[:PICTURED]
         clips = [prepare_clip(sample, self.options) for sample in samples]
         drawn = []
         for sample, clip, prediction in zip(samples, clips, self._predict(backbone, clips), strict=True):
