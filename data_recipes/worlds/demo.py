@@ -22,7 +22,7 @@ import numpy as np
 from ..shards import MANIFEST, SampleWriter
 from . import clusters, drafts, render
 from .assets import photographs
-from .real import video_files
+from .real import clip_fps, video_files
 from .rooms import LABELS, ClipShape
 from .tokenizer import train_tokenizer
 
@@ -46,7 +46,7 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much of everything. ``scale`` multiplies the counts that are not given by the packages."""
+    """How much of everything, and how large."""
 
     seed: int = 0
     size: int = 64  # pixels a side of a room's frames
@@ -64,7 +64,7 @@ class DemoSettings:
 
     @staticmethod
     def scaled(seed: int, scale: float) -> DemoSettings:
-        """The defaults, with ``scale`` times as many rooms, crops and centres."""
+        """The defaults, with ``scale`` times as many rooms and crops, but no more held-out rooms."""
         if scale <= 0:
             raise ValueError(f"scale {scale}: must be positive")
         base = DemoSettings()
@@ -75,11 +75,9 @@ class DemoSettings:
         return DemoSettings(
             seed=seed,
             train_rooms=times(base.train_rooms, 2),
-            held_out_rooms=times(base.held_out_rooms, 2),
+            held_out_rooms=min(base.held_out_rooms, times(base.held_out_rooms, 2)),
             photograph_crops=times(base.photograph_crops, 1),
             clip_crops=times(base.clip_crops, 1),
-            object_centres=times(base.object_centres, 16),
-            motion_centres=times(base.motion_centres, 12),
         )
 
     @property
@@ -98,10 +96,6 @@ class DemoData:
     made: tuple[str, ...]
     backend: str | None  # None: nothing had to be drawn
     seconds: float
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.folder / TOKENIZER
 
 
 def demo_folder() -> Path:
@@ -261,7 +255,7 @@ def _write(
         fields=fields,
         split="train" if name.endswith("_train") else "held_out",
         licence=_LICENCES[kind],
-        fps={"rooms": settings.fps, "clips": 12.5}.get(kind),
+        fps=settings.fps if kind == "rooms" else _clip_fps(jobs) if kind == "clips" else None,
         classes=LABELS if "labels" in fields else None,
         banks={bank: len(centres) for bank, centres in banks.items()} if "clusters" in fields else None,
         extra={"settings": asdict(settings), "drawn": _kind(backend), "identities": _identities(jobs)},
@@ -272,6 +266,13 @@ def _write(
                 if "clusters" in fields:
                     draft.sample.clusters = clusters.positives(draft.features, banks)
                 writer.write(draft.sample)
+
+
+def _clip_fps(jobs: Sequence[drafts.Job]) -> float | None:
+    """Frames a second of a dataset of clips, if all of them have the same."""
+    names = {job.item for job in jobs}
+    rates = {clip_fps(video) for video in video_files() if video.name in names}
+    return rates.pop() if len(rates) == 1 else None
 
 
 def _identities(jobs: Sequence[drafts.Job]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..randomness import generator
-from .assets import FLOORS, METAWORLD_PROPS, MINIWORLD_PROPS, PROPS, WALL_TEXTURES, WALLS
+from .assets import FLOORS, PROPS, WALL_TEXTURES, WALLS
 from .paths import KINDS, CameraPath, draw_path
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -249,9 +249,3 @@ def _draw_poster(
         height=float(rng.uniform(half[1] + 0.3, height - half[1] - 0.1)),
         half=half,
     )
-
-
-def thing_words() -> tuple[str, ...]:
-    """Every name a thing may have."""
-    coloured = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    return (*coloured, *MINIWORLD_PROPS, *METAWORLD_PROPS)

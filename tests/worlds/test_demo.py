@@ -203,7 +203,8 @@ def test_one_line_says_how_rooms_are_drawn(monkeypatch: pytest.MonkeyPatch) -> N
 def test_scale() -> None:
     base, tenth = DemoSettings(), DemoSettings.scaled(1, 0.1)
     assert (tenth.seed, tenth.train_rooms, tenth.size) == (1, base.train_rooms // 10, base.size)
-    assert tenth.motion_centres >= 12  # ten positives need as many centres
+    assert DemoSettings.scaled(0, 3).held_out_rooms == base.held_out_rooms
+    assert DemoSettings.scaled(0, 3).train_rooms == 3 * base.train_rooms
     assert base.digest != tenth.digest
     with pytest.raises(ValueError, match="scale 0: must be positive"):
         DemoSettings.scaled(0, 0)
