@@ -119,7 +119,7 @@ def test_check_of_the_papers_recipe_lists_what_is_missing_a_line_each(
         (["prepare", "photos"], r"interlace: say where the shards of photos go: interlace prepare photos --to SHARDS"),
         (["prepare", "nowhere", "--to", "shards"], r"interlace: nowhere: no such folder"),
         (["report", "."], r"interlace: \. holds no run: it has no recipe\.yaml; give the folder that --run named"),
-        (["pretrain", "--replay", "gone.pt"], r"interlace: .*No such file or directory: .*gone\.pt"),
+            (["pretrain", "--replay", "gone.pt"], r"interlace: gone\.pt: no such file; a stopped run names its replay file"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
