@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from interlace.data_recipes import Sample, generator
+from interlace.data_recipes import Sample
+from interlace.data_recipes.statistics import interval, scene
 from interlace.tasks.interface import Measure, Task
 
-#: Resamplings of the bootstrap, and the share of them inside the interval.
-RESAMPLINGS, COVERAGE = 2000, 0.95
 #: Held-out samples that pictures choose from: enough for a picture of neighbours to have some.
 PICTURED = 24
 
@@ -73,19 +72,3 @@ def row(measure: Measure, scenes: Sequence[str]) -> dict[str, Any]:
     gain = values - blind if measure.better == "higher" else blind - values
     low, high = interval(gain, [name for name, used in zip(scenes, applies, strict=True) if used])
     return {**facts, "value": float(values.mean()), "blind": float(blind.mean()), "low": low, "high": high}
-
-
-def interval(gain: np.ndarray, scenes: Sequence[str]) -> tuple[float, float]:
-    """The bootstrap interval of the mean of ``gain`` [n], whole scenes drawn with replacement."""
-    _, member = np.unique(np.asarray(scenes), return_inverse=True)
-    sums, counts = np.bincount(member, weights=gain), np.bincount(member)
-    drawn = generator(0, "bootstrap", len(sums)).integers(0, len(sums), (RESAMPLINGS, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def scene(key: str) -> str:
-    """The scene a sample belongs to: the first two parts of its key, ``source/scene``."""
-    return "/".join(key.split("/")[:2])

@@ -1,12 +1,11 @@
-"""Held-out rows: the better blind guess, and scenes as the unit of the interval."""
+"""Held-out rows: the better blind guess, and the gain over it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from interlace.pretrain.evaluate import interval, row, scene
+from interlace.pretrain.evaluate import row
 from interlace.tasks.interface import Measure
 
 
@@ -45,22 +44,3 @@ def test_a_measure_that_applies_nowhere_has_no_value() -> None:
     nan = float("nan")
     empty = row(measure("lower", [nan], [nan], [nan]), ["a"])
     assert (empty["n"], empty["value"]) == (0, None)
-
-
-def test_interval_agrees_with_scipys_bootstrap() -> None:
-    gain = np.random.default_rng(0).normal(0.3, 1.0, 80)
-    ours = interval(gain, [str(i) for i in range(80)])
-    theirs = stats.bootstrap((gain,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(1))
-    assert ours == pytest.approx((theirs.confidence_interval.low, theirs.confidence_interval.high), abs=0.03)
-
-
-def test_copies_of_a_scene_add_no_certainty() -> None:
-    gain = np.random.default_rng(0).normal(0.3, 1.0, 20)
-    once = interval(gain, [str(i) for i in range(20)])
-    repeated = interval(np.repeat(gain, 50), [str(i) for i in np.repeat(np.arange(20), 50)])
-    assert repeated == pytest.approx(once)
-
-
-def test_scene_is_the_room_not_the_clip() -> None:
-    assert scene("rooms/000012/path1") == "rooms/000012"
-    assert scene("rooms/000012") == "rooms/000012"

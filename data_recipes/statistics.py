@@ -1,0 +1,55 @@
+"""How certain a mean over correlated samples is: whole scenes, sequences or episodes are drawn with replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .randomness import generator
+
+#: Resamplings of the bootstrap, and the share of them inside the interval.
+RESAMPLINGS, COVERAGE = 2000, 0.95
+#: Numbers held at once while resampling.
+_AT_ONCE = 1 << 24
+
+
+def scene(key: str) -> str:
+    """The scene a sample belongs to: the first two parts of its key, ``source/scene``."""
+    return "/".join(key.split("/")[:2])
+
+
+def interval(values: np.ndarray, scenes: Sequence[str]) -> tuple[float, float]:
+    """The bootstrap interval of the mean of ``values`` [n], whole scenes drawn with replacement."""
+    _, member = np.unique(np.asarray(scenes), return_inverse=True)
+    return bounds(resampled(np.bincount(member, weights=values)[:, None], np.bincount(member)[:, None]))
+
+
+def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[...] the mean over k of sums / counts, both [..., k]; a part whose count is 0 is left out, NaN if all are.
+
+    With k = 1 it is a weighted mean; with a part for each class it is, of intersections and unions, the mean IoU.
+    """
+    there = counts > 0
+    parts = np.divide(sums, counts, out=np.zeros(np.broadcast(sums, counts).shape), where=there)
+    number = there.sum(-1)
+    total = parts.sum(-1)
+    return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
+
+
+def resampled(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[RESAMPLINGS] what :func:`ratio` would be of other groups: ``sums`` and ``counts`` [groups, k], a row a group."""
+    groups, width = sums.shape
+    rng, rows = generator(0, "bootstrap", groups), max(1, _AT_ONCE // (groups * width))
+    drawn = []
+    for start in range(0, RESAMPLINGS, rows):
+        chosen = rng.integers(0, groups, (min(rows, RESAMPLINGS - start), groups))
+        drawn.append(ratio(sums[chosen].sum(1), counts[chosen].sum(1)))
+    return np.concatenate(drawn)
+
+
+def bounds(draws: np.ndarray) -> tuple[float, float]:
+    """The interval that holds :data:`COVERAGE` of ``draws``, tails alike."""
+    tail = (1 - COVERAGE) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
