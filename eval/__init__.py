@@ -1,1 +1,1 @@
-"""How good it is: a frozen backbone, measured."""
+"""How good a frozen backbone is: probed, and read as a stream."""

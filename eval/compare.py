@@ -1,0 +1,128 @@
+"""Results side by side: a sheet for each protocol and data set, a column for each backbone, never two in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from interlace.data_recipes.statistics import bounds, ratio, resampled
+
+from .result import Facts, Result, read
+
+#: Where a run keeps what was measured of it.
+RESULTS = "results"
+
+_Column = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text. ``notes``: what a reader must know beside it: samples, scenes, what was left out."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        lines = [f"### {self.title}", "", _line(self.columns), _line(["---"] * len(self.columns))]
+        return "\n".join([*lines, *map(_line, self.rows), "", *self.notes]) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def collect(places: Sequence[Path]) -> list[Result]:
+    """All results of runs, folders and files. Raises ValueError for a place that holds none."""
+    found: list[Result] = []
+    for place in places:
+        folder = place / RESULTS if (place / RESULTS).is_dir() else place
+        files = [place] if place.is_file() else sorted(folder.glob("*.json")) if folder.is_dir() else []
+        files = [file for file in files if place.is_file() or '"interlace.results"' in file.read_text()[:200]]
+        if not files:
+            raise ValueError(f"{place}: holds no results; make some with `interlace eval`")
+        for file in files:
+            found += read(file)
+    return found
+
+
+def sheets(results: Sequence[Result]) -> list[Sheet]:
+    """One sheet for each (protocol, data, settings): what differs in any of them cannot be compared.
+
+    Columns in the order of first appearance. From the second column on, a cell also holds the difference to the
+    first, paired by unit, where both were measured on the same units.
+    """
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for each in results:
+        facts = each.facts
+        settings = json.dumps(facts.settings, sort_keys=True)
+        groups.setdefault((facts.protocol, facts.data, facts.data_hash, settings), []).append(each)
+    return [_sheet(group) for group in groups.values()]
+
+
+def _sheet(group: Sequence[Result]) -> Sheet:
+    columns = list(dict.fromkeys(_column(each.facts) for each in group))
+    cells = {(each.measure, _column(each.facts)): each for each in group}
+    rows = []
+    for measure in dict.fromkeys(each.measure for each in group):
+        row = [cells.get((measure, column)) for column in columns]
+        better = next(each.better for each in row if each)
+        texts = ["-" if each is None else _cell(each, row[0] if place else None) for place, each in enumerate(row)]
+        rows.append((f"{measure} {'↑' if better == 'higher' else '↓'}", *texts))
+    facts = group[0].facts
+    labels = _labels(columns)
+    return Sheet(
+        title=f"{facts.protocol} on {facts.data}",
+        columns=("", *labels),
+        rows=tuple(rows),
+        notes=_notes(group, dict(zip(columns, labels, strict=True))),
+    )
+
+
+def _column(facts: Facts) -> _Column:
+    return facts.subject, facts.backbone_hash, facts.seed
+
+
+def _labels(columns: Sequence[_Column]) -> list[str]:
+    """Subjects' names, with hash or seed where names alone would not tell two apart."""
+    labels = []
+    for subject, backbone_hash, seed in columns:
+        same = [each for each in columns if each[0] == subject]
+        label = subject
+        if len({each[1] for each in same}) > 1:
+            label += f" {backbone_hash[:8]}"
+        if len({each[2] for each in same}) > 1:
+            label += f" seed {seed}"
+        labels.append(label)
+    return labels
+
+
+def _cell(each: Result, first: Result | None) -> str:
+    low, high = each.interval
+    text = f"{each.value:.3f} [{low:.3f}, {high:.3f}]"
+    if first is None or list(first.groups) != list(each.groups):
+        return text
+    sign = 1 if each.better == "higher" else -1
+    # the same units are drawn for both, because the draw depends on their number alone
+    low, high = bounds(sign * (resampled(each.sums, each.counts) - resampled(first.sums, first.counts)))
+    gain = sign * float(ratio(each.sums.sum(0), each.counts.sum(0)) - ratio(first.sums.sum(0), first.counts.sum(0)))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no different"
+    return f"{text}; {verdict} by {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _notes(group: Sequence[Result], labels: dict[_Column, str]) -> tuple[str, ...]:
+    facts, notes = group[0].facts, []
+    counts = {(each.n, each.of, len(each.groups)) for each in group}
+    for n, of, units in sorted(counts):
+        which = ", ".join(dict.fromkeys(each.measure for each in group if (each.n, each.of) == (n, of)))
+        notes.append(f"{which}: {n} of {of} samples, {units} of what is resampled ({facts.unit}).")
+    if facts.settings:
+        notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in facts.settings.items()) + ".")
+    left_out = {(labels[_column(each.facts)], *item) for each in group for item in each.facts.missing.items()}
+    notes += [f"Left out of {label}: {name}: {why}" for label, name, why in sorted(left_out)]
+    hashes = {labels[_column(each.facts)]: each.facts.backbone_hash for each in group}
+    notes.append("Hashes: " + ", ".join(f"{label} {found[:12]}" for label, found in hashes.items()) + ".")
+    return (*notes, f"Data {facts.data_hash[:12]}.")

@@ -1,0 +1,84 @@
+"""Frozen means frozen: what is measured is hashed before and after, and a change refuses the result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class NotFrozen(ValueError):
+    """Something that was to be measured as it is has changed."""
+
+
+@contextmanager
+def frozen(module: nn.Module, name: str, expected: str | None = None) -> Iterator[str]:
+    """Evaluation mode and no gradients inside the ``with`` block; gives the hash of parameters and buffers.
+
+    ``expected``: the hash at loading. Raises :class:`NotFrozen`, naming the tensors, when anything was altered by the
+    end of the block, or between loading and its beginning; then nothing measured inside may be reported.
+    """
+    modes = [(each, each.training) for each in module.modules()]
+    wanted = [(each, each.requires_grad) for each in module.parameters()]
+    before = tensor_digests(module)
+    whole = _combined(before)
+    if expected is not None and whole != expected:
+        raise NotFrozen(f"{name}: its weights are not those that were loaded; load it again and change nothing")
+    module.eval().requires_grad_(False)
+    try:
+        yield whole
+    finally:
+        for each, training in modes:
+            each.training = training
+        for parameter, gradient in wanted:
+            parameter.requires_grad_(gradient)
+    after = tensor_digests(module)
+    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    if changed:
+        raise NotFrozen(f"{name}: {', '.join(changed)} changed while it was measured; there is no result")
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer, non-persistent ones too: name, dtype, shape, bytes."""
+    return _combined(tensor_digests(module))
+
+
+def tensor_digests(module: nn.Module) -> dict[str, str]:
+    """SHA-256 of each parameter and buffer by its name."""
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: _tensor_digest(tensor) for name, tensor in named}
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    found = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _combined(digests: dict[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode()).hexdigest()
+
+
+class DataHash:
+    """SHA-256 of the arrays that were measured on, in any order of their names."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, str] = {}
+
+    def add(self, name: str, *arrays: np.ndarray | None) -> None:
+        """The arrays of one sample. Raises ValueError for a name that was added before."""
+        if name in self._parts:
+            raise ValueError(f"data: {name!r} is there twice; names of samples must differ")
+        found = hashlib.sha256()
+        for array in arrays:
+            found.update(b"none" if array is None else f"{array.dtype} {array.shape} ".encode())
+            found.update(b"" if array is None else np.ascontiguousarray(array).data)
+        self._parts[name] = found.hexdigest()
+
+    def hexdigest(self) -> str:
+        """Of all that was added so far."""
+        return _combined(self._parts)

@@ -1,0 +1,158 @@
+"""What a measurement leaves behind: a value that says of what, on what, how certain, and by which rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from interlace.data_recipes.statistics import bounds, ratio, resampled
+
+KIND, VERSION = "interlace.results", 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One measure of n samples, before they are summed up: ``sums`` and ``counts`` [n, k], ``units`` [n].
+
+    The measure is the mean over k of (sum of ``sums``) / (sum of ``counts``): plain means have k = 1 and count 1,
+    pixel-weighted ones count pixels, a mean IoU has a column a class. ``units``: the scene, sequence or episode that
+    each sample belongs to, which is what the interval resamples.
+    """
+
+    measure: str
+    better: Literal["higher", "lower"]
+    units: Sequence[str]
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @staticmethod
+    def of(
+        measure: str,
+        better: Literal["higher", "lower"],
+        units: Sequence[str],
+        values: Sequence[float] | np.ndarray,
+        weights: Sequence[float] | np.ndarray | None = None,
+    ) -> Scores:
+        """The mean of ``values`` [n], weighted if ``weights`` [n] are given."""
+        numbers = np.asarray(values, np.float64)
+        counts = np.ones(len(numbers)) if weights is None else np.asarray(weights, np.float64)
+        return Scores(measure, better, units, (numbers * counts)[:, None], counts[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What all results of one measurement of one subject have in common.
+
+    ``protocol``: its full name: two protocols never share a column. ``data``: the data set's name. ``unit``: what is
+    resampled. ``settings``: every choice that could move the value. ``missing``: sample -> why it was left out.
+    """
+
+    protocol: str
+    data: str
+    unit: str
+    subject: str
+    backbone_hash: str
+    data_hash: str
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A measure with its facts. ``groups``: unit -> (sums [k], counts [k]); ``n``: samples measured."""
+
+    facts: Facts
+    measure: str
+    better: Literal["higher", "lower"]
+    n: int
+    groups: Mapping[str, tuple[list[float], list[float]]]
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """[units, k], in the order of ``groups``."""
+        return np.array([sums for sums, _ in self.groups.values()], np.float64)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """[units, k], in the order of ``groups``."""
+        return np.array([counts for _, counts in self.groups.values()], np.float64)
+
+    @property
+    def value(self) -> float:
+        return float(ratio(self.sums.sum(0), self.counts.sum(0)))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the value, units resampled."""
+        return bounds(resampled(self.sums, self.counts))
+
+    @property
+    def of(self) -> int:
+        """Samples that there were, left-out ones included."""
+        return self.n + len(self.facts.missing)
+
+
+def result(scores: Scores, facts: Facts) -> Result:
+    """Sum a measure up by unit. Raises ValueError, naming the unit, for a score that is not finite, or for none."""
+    where = f"{facts.protocol} on {facts.data}: {scores.measure}"
+    if not len(scores.units) or not (scores.counts > 0).any():
+        reasons = "; ".join(f"{name}: {why}" for name, why in facts.missing.items())
+        raise ValueError(f"{where}: nothing could be measured{': ' + reasons if reasons else ''}")
+    bad = ~np.isfinite(scores.sums).all(1) | ~np.isfinite(scores.counts).all(1)
+    if bad.any():
+        names = sorted({scores.units[place] for place in np.flatnonzero(bad)})
+        raise ValueError(f"{where} is not finite in {', '.join(names)}; leave such samples out by name")
+    names, member = np.unique(np.asarray(scores.units), return_inverse=True)
+    sums, counts = np.zeros((len(names), scores.sums.shape[1])), np.zeros((len(names), scores.sums.shape[1]))
+    np.add.at(sums, member, scores.sums)
+    np.add.at(counts, member, scores.counts)
+    groups = {str(name): (a.tolist(), b.tolist()) for name, a, b in zip(names, sums, counts, strict=True)}
+    return Result(facts=facts, measure=scores.measure, better=scores.better, n=len(scores.units), groups=groups)
+
+
+def write(results: Sequence[Result], path: Path) -> Path:
+    """Write results as JSON, whole or not at all. ``value``, ``low`` and ``high`` are there for other tools."""
+    rows = []
+    for each in results:
+        low, high = each.interval
+        row = dataclasses.asdict(each)
+        rows.append({**row.pop("facts"), **row, "of": each.of, "value": each.value, "low": low, "high": high})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps({"kind": KIND, "version": VERSION, "results": rows}, indent=1) + "\n")
+    partial.replace(path)
+    return path
+
+
+def read(path: Path) -> list[Result]:
+    """What :func:`write` wrote. Raises ValueError for another file."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{path}: no results of `interlace eval`")
+    if content["version"] != VERSION:
+        raise ValueError(f"{path}: version {content['version']!r} of the results; this program reads {VERSION}")
+    names = [each.name for each in dataclasses.fields(Facts)]
+    try:
+        return [
+            Result(
+                facts=Facts(**{name: row[name] for name in names}),
+                measure=row["measure"],
+                better=row["better"],
+                n=row["n"],
+                groups={name: (sums, counts) for name, (sums, counts) in row["groups"].items()},
+            )
+            for row in content["results"]
+        ]
+    except KeyError as error:
+        raise ValueError(f"{path}: a result lacks {error}; measure again") from None
