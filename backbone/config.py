@@ -22,7 +22,8 @@ class BackboneConfig:
     ``gated_mlp`` is SwiGLU (SiLU gate), otherwise GELU. ``query_value_bias`` is off in DINOv3 7B only; keys never
     have a bias. ``layer_scale`` is the initial value. ``rope_jitter`` j scales positions log-uniformly in [1/j, j]
     and ``drop_path`` drops a branch of a block for a sample, both only where a forward is given a
-    :class:`~interlace.backbone.BackboneNoise`; 1.0 and 0.0 turn them off.
+    :class:`~interlace.backbone.BackboneNoise`; 1.0 and 0.0 turn them off. ``fps`` says how many frame units of time a
+    second is, for those who know when a frame was taken; it changes no computation, and None leaves it open.
 
     Raises ValueError, naming the field, for a value that no backbone can have.
     """
@@ -44,6 +45,7 @@ class BackboneConfig:
     layer_norm_eps: float = 1e-5
     layer_scale: float = 1e-5
     activation_checkpointing: bool = False
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "depth", "heads", "mlp_size", "patch_size"):
@@ -58,6 +60,7 @@ class BackboneConfig:
         _require(_is_real(self.drop_path) and 0 <= self.drop_path < 1, "drop_path", self, "a number in [0, 1)")
         _require(_is_real(self.layer_norm_eps) and self.layer_norm_eps > 0, "layer_norm_eps", self, "a number > 0")
         _require(_is_real(self.layer_scale), "layer_scale", self, "a finite number")
+        _require(self.fps is None or (_is_real(self.fps) and self.fps > 0), "fps", self, "a number > 0, or nothing")
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size: {self.hidden_size} is not a multiple of heads = {self.heads}")
         # "rotary" gives every fourth index of a quarter of the head to time, so a quarter must hold whole fours.

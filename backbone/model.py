@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,26 +48,32 @@ class Embedding(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(config.slots, config.registers, width))
         self.camera_token = nn.Parameter(torch.zeros(config.slots, width)) if config.camera_token else None
 
-    def forward(self, frames: Tensor, first: int, mask: Tensor | None) -> Tensor:
-        """``frames`` [B, T, 3, H, W], the first of them the stream's frame ``first`` -> [B, T * tokens, D] float32."""
+    def forward(self, frames: Tensor, first: Sequence[int], mask: Tensor | None) -> Tensor:
+        """``frames`` [B, T, 3, H, W] -> [B, T * tokens, D] float32.
+
+        ``first``: which frame of its stream a row's first frame is, one number a row or one for all.
+        """
         batch, length = frames.shape[:2]
         patches = self.patch(frames.flatten(0, 1).to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)
         patches = patches.unflatten(0, (batch, length))
         if mask is not None:
             patches = torch.where(mask.flatten(2)[..., None], self.mask_token.to(patches.dtype), patches)
-        prefix = [self.cls_token.expand(length, 1, -1)]
+        prefix = [self.cls_token.expand(len(first), length, 1, -1)]
         if self.camera_token is not None:
             prefix.append(_by_position(self.camera_token[:, None], first, length))
         prefix.append(_by_position(self.register_tokens, first, length))
-        tokens = torch.cat(prefix, dim=1).expand(batch, -1, -1, -1)
+        tokens = torch.cat(prefix, dim=2).expand(batch, -1, -1, -1)
         # Under autocast patches are half precision; the residual stream must not be.
         return torch.cat((tokens, patches.to(tokens.dtype)), dim=2).flatten(1, 2)
 
 
-def _by_position(slots: Tensor, first: int, length: int) -> Tensor:
-    """[length, n, D] of [slots, n, D]: the first slot for the stream's frame 0, the last for every other frame."""
-    opening = int(first == 0)
-    return torch.cat((slots[:1].expand(opening, -1, -1), slots[-1:].expand(length - opening, -1, -1)))
+def _by_position(slots: Tensor, first: Sequence[int], length: int) -> Tensor:
+    """[rows, length, n, D] of [slots, n, D]: the first slot for a stream's frame 0, the last for every other frame."""
+    rows = []
+    for frame in first:
+        opening = int(frame == 0)
+        rows.append(torch.cat((slots[:1].expand(opening, -1, -1), slots[-1:].expand(length - opening, -1, -1))))
+    return torch.stack(rows)
 
 
 class Backbone(nn.Module):
@@ -112,7 +117,7 @@ class Backbone(nn.Module):
             )
         if times is None:
             times = torch.arange(frames.shape[1], device=frames.device)[None]
-        x = self.embedding(frames, 0, mask)
+        x = self.embedding(frames, (0,), mask)
         cos, sin = rotation(self.config, times, *grid, None if noise is None else noise.rope_scale)
         tokens = self.config.prefix_tokens + grid[0] * grid[1]
         kept: dict[int, Tensor] = {}
@@ -126,7 +131,6 @@ class Backbone(nn.Module):
                 kept[index] = x
         return self._features(x, kept, frames.shape[1], grid)
 
-    @contextmanager
     def stream(
         self,
         batch: int,
@@ -137,13 +141,15 @@ class Backbone(nn.Module):
         window: int | None = None,
         sink: int = 0,
         dtype: torch.dtype | None = None,
-    ) -> Iterator[Stream]:
+    ) -> Stream:
         """Features frame by frame, in any chunking, as the whole causal clip would give them.
 
-        Give ``max_frames``, the frames that this stream may ever see, or ``window``: then frame t sees the last
+        ``batch`` streams run side by side, and each may start, pause and end by itself (``rows=`` and ``reset``).
+        Give ``max_frames``, the frames that a stream may ever see, or ``window``: then frame t sees the last
         ``window`` frames, itself included, and the stream's first ``sink`` frames, all at their true times, and the
-        stream may go on for ever. The memory of keys and values is taken here, once, and given back at the end of the
-        ``with`` block; ``dtype`` is theirs (bfloat16 on CUDA, otherwise that of the weights). No gradients.
+        stream may go on for ever. The memory of keys and values is taken here, once, and given back at the end of a
+        ``with`` block or by ``close()``. ``dtype`` is theirs: bfloat16 on CUDA, otherwise that of the weights;
+        torch.int8 keeps 8-bit numbers with a factor for each token and head. No gradients.
 
         Raises ValueError for a bidirectional backbone or arguments that do not fit.
         """
@@ -151,6 +157,7 @@ class Backbone(nn.Module):
             raise ValueError('stream: a backbone with attention = "bidirectional" cannot stream; it sees the future')
         grid = self.config.grid(height, width)
         weight = self.norm.weight
+        computed_in = torch.bfloat16 if weight.device.type == "cuda" else weight.dtype
         cache = StreamCache(
             self.config,
             batch=batch,
@@ -158,21 +165,25 @@ class Backbone(nn.Module):
             max_frames=max_frames,
             window=window,
             sink=sink,
-            dtype=dtype or (torch.bfloat16 if weight.device.type == "cuda" else weight.dtype),
+            dtype=dtype or computed_in,
+            computed_in=computed_in,
             device=weight.device,
         )
-        stream = Stream(self, cache, height, width)
-        try:
-            yield stream
-        finally:
-            stream.close()
+        return Stream(self, cache, height, width)
 
-    def _step(self, frames: Tensor, times: Tensor | None, layers: Sequence[int], cache: StreamCache) -> Features:
-        """One chunk of a stream."""
+    def _step(
+        self, frames: Tensor, times: Tensor | None, layers: Sequence[int], cache: StreamCache, rows: Sequence[int]
+    ) -> Features:
+        """One chunk of the streams in these rows of the cache."""
         grid = self._check(frames, times, layers)
+        length = frames.shape[1]
+        first = tuple(cache.seen[row] for row in rows)
+        if len(set(first)) == 1:
+            first = first[:1]
         if times is None:
-            times = torch.arange(cache.seen, cache.seen + frames.shape[1], device=frames.device)[None]
-        x = self.embedding(frames, cache.seen, None)
+            times = torch.tensor(first, device=frames.device)[:, None] + torch.arange(length, device=frames.device)
+        cache.place(rows, length)
+        x = self.embedding(frames, first, None)
         cos, sin = rotation(self.config, times, *grid)
         kept: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks):

@@ -142,6 +142,7 @@ class Recipe(Strict):
         for key in ("name", "start_from"):
             del data[key]
         del data["backbone"]["init"], data["backbone"]["preset"]
+        data["backbone"].pop("fps", None)  # it says how to read times, and changes no weight
         for key in BESIDE_TRAINING:
             del data["engine"][key]
         for name, task in data["tasks"].items():

@@ -106,14 +106,11 @@ def test_bytes(capacity: dict[str, int], kept: int, dtype: torch.dtype) -> None:
     tokens = config.prefix_tokens + 2 * 3
     with Backbone(config).stream(2, 32, 48, dtype=dtype, **capacity) as stream:
         assert stream.cache_bytes == 2 * (3 * kept * tokens * 2 * 32 * dtype.itemsize)
-        held = [stream._cache.keys, stream._cache.values]
+        held = stream._cache.held()
         assert sum(tensor.untyped_storage().nbytes() for tensor in held) == stream.cache_bytes
         stream(frames(2, 3))
         stream(frames(2, 3))
-        assert [tensor.data_ptr() for tensor in held] == [
-            stream._cache.keys.data_ptr(),
-            stream._cache.values.data_ptr(),
-        ]
+        assert [tensor.data_ptr() for tensor in held] == [tensor.data_ptr() for tensor in stream._cache.held()]
 
 
 def test_the_published_bytes_of_a_frame() -> None:
@@ -122,12 +119,12 @@ def test_the_published_bytes_of_a_frame() -> None:
     assert layers * tokens * 2 * width * 2 == pytest.approx(19.8e6, rel=0.01)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_a_late_frame_makes_what_an_early_frame_made(autocast: bool) -> None:
+@pytest.mark.parametrize(("autocast", "dtype"), [(False, None), (True, None), (False, torch.int8), (True, torch.int8)])
+def test_a_late_frame_makes_what_an_early_frame_made(autocast: bool, dtype: torch.dtype | None) -> None:
     """Of what a frame allocates, nothing grows with the stream; only attention reads more."""
     made = {}
-    with BACKBONE.stream(2, 16, 32, max_frames=LENGTH) as stream:
-        cache = {stream._cache.keys.untyped_storage().data_ptr(), stream._cache.values.untyped_storage().data_ptr()}
+    with BACKBONE.stream(2, 16, 32, max_frames=LENGTH, dtype=dtype) as stream:
+        cache = {tensor.untyped_storage().data_ptr() for tensor in stream._cache.held()}
         for index in range(LENGTH):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), NewTensors(cache) as watcher:
                 stream(CLIP[:, index : index + 1])
@@ -170,7 +167,9 @@ def test_streaming_makes_no_graph() -> None:
 def test_past_its_capacity_a_stream_says_so_and_goes_on() -> None:
     with BACKBONE.stream(2, 16, 32, max_frames=3) as stream:
         stream(CLIP[:, :2])
-        with pytest.raises(ValueError, match=r"2 frames seen and 2 more would exceed max_frames = 3; open the stream"):
+        with pytest.raises(
+            ValueError, match=r"row 0: 2 frames seen and 2 more would exceed max_frames = 3; open the stream"
+        ):
             stream(CLIP[:, 2:4])
         found = stream(CLIP[:, 2:3])
     torch.testing.assert_close(found.cls, WHOLE.cls[:, 2:3], atol=1e-4, rtol=0)
@@ -189,7 +188,7 @@ def test_past_its_capacity_a_stream_says_so_and_goes_on() -> None:
         ({"max_frames": 3, "sink": 1}, "sink must be at least 0, and needs a window"),
         ({"window": 3, "sink": -1}, "sink must be at least 0"),
         ({"max_frames": 3, "height": 20}, "20 x 32 pixels"),
-        ({"max_frames": 3, "dtype": torch.int64}, "not a floating-point type"),
+        ({"max_frames": 3, "dtype": torch.int64}, "neither a floating-point type nor torch.int8"),
     ],
 )
 def test_a_stream_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -78,6 +78,7 @@ def test_the_resolved_form_says_everything() -> None:
         "tasks.ssl.held_out.photos.path=/elsewhere/held",
         "tasks.geometry.options.weights=/elsewhere/weights",
         "backbone.init=/weights",
+        "backbone.fps=4.0",
     ],
 )
 def test_the_digest_leaves_out_what_no_weight_depends_on(override: str) -> None:
