@@ -47,6 +47,7 @@ _TaskShape = create_model(
     options=(dict[str, Any], {}),
     sources=(list[Any], Field(min_length=1)),
     held_out=(list[Any], []),
+    pictured=(list[Any], []),
 )
 
 
@@ -179,14 +180,17 @@ class Assembler:
         if not isinstance(node.value, dict):
             return None
         options = self.options(node, f"{key}.options", spec, config)
-        sources = self.sources(Source, node, f"{key}.sources", spec)
-        held_out = self.sources(HeldOut, node, f"{key}.held_out", spec)
+        sources = self.sources(Source, node, f"{key}.sources", spec.needs)
+        held_out = self.sources(HeldOut, node, f"{key}.held_out", spec.needs)
+        pictured = self.sources(HeldOut, node, f"{key}.pictured", spec.draws_from)
         if len(self.errors) > before or shape is None or options is None:
             return None
-        if len(sources) < len(shape.sources) or len(held_out) < len(shape.held_out):
+        lengths = (len(sources), len(held_out), len(pictured))
+        if lengths != (len(shape.sources), len(shape.held_out), len(shape.pictured)):
             return None  # one that was told when the text was read
         numbers = {"weight": shape.weight, "batch": shape.batch, "micro_batches": shape.micro_batches}
-        return TaskRecipe(**numbers, options=options, sources=tuple(sources), held_out=tuple(held_out))
+        lists = {"sources": tuple(sources), "held_out": tuple(held_out), "pictured": tuple(pictured)}
+        return TaskRecipe(**numbers, options=options, **lists)
 
     def options(self, task: Node, key: str, spec: TaskSpec, config: Any) -> BaseModel | None:
         node = task.child("options") or Node({}, task.file, task.line, task.bad)
@@ -210,7 +214,7 @@ class Assembler:
                 self.errors.append(told(entry, entry_key, message, found))
         return options
 
-    def sources(self, model: type[AnySource], task: Node, key: str, spec: TaskSpec) -> list[AnySource]:
+    def sources(self, model: type[AnySource], task: Node, key: str, needs: frozenset[str]) -> list[AnySource]:
         node = task.child(key.rpartition(".")[2]) or Node([], task.file, task.line)
         found: list[AnySource] = []
         lines: dict[str, int] = {}
@@ -226,7 +230,7 @@ class Assembler:
             if source is None:
                 continue
             found.append(source)
-            self.offers(source, entry, entry_key, spec)
+            self.offers(source, entry, entry_key, needs)
             path = entry.child("path") or entry
             if path.bad:
                 continue
@@ -240,8 +244,8 @@ class Assembler:
             self.errors.append(wrong)
         return found
 
-    def offers(self, source: HeldOut, node: Node, key: str, spec: TaskSpec) -> None:
-        """Whether a source has what its task needs, as far as its format or, for MDS shards, its manifest tells."""
+    def offers(self, source: HeldOut, node: Node, key: str, needs: frozenset[str]) -> None:
+        """Whether a source has what is needed, as far as its format or, for MDS shards, its manifest tells."""
         format_node, path_node = node.child("format") or node, node.child("path") or node
         if format_node.bad:
             return
@@ -256,7 +260,7 @@ class Assembler:
             except DataError as error:
                 self.errors.append(error_at(path_node, f"{key}.path", problem=str(error)))
                 return
-        if spec.needs - offered:
+        if needs - offered:
             found = f"{show(where.plain)}, which offers {', '.join(sorted(offered))}"
-            allowed = f"a source with {', '.join(sorted(spec.needs))}"
+            allowed = f"a source with {', '.join(sorted(needs))}"
             self.errors.append(error_at(where, f"{key}.{name}", found=found, allowed=allowed))

@@ -79,7 +79,7 @@ def _sources(what: Recipe | str | Path) -> list[tuple[str, list[str], Source]]:
         return [(reader.source, [str(reader.manifest["split"])], reader)]
     uses: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for task, part in what.tasks.items():
-        for role, rows in (("trains", part.sources), ("measures", part.held_out)):
+        for role, rows in (("trains", part.sources), ("measures", part.held_out), ("draws", part.pictured)):
             for row in rows:
                 uses.setdefault((row.format, row.path), (row.name, []))[1].append(f"{role} {task}")
     return [(name, used, open_source(name, format, path)) for (format, path), (name, used) in uses.items()]

@@ -49,7 +49,7 @@ class Strict(BaseModel):
 
 
 class HeldOut(Strict):
-    """A source that is measured on and never trained on."""
+    """A source that is never trained on: one to measure on, or one to draw pictures of."""
 
     name: Name
     format: str  # one of FORMATS
@@ -101,6 +101,7 @@ class TaskRecipe(Strict):
     options: SerializeAsAny[BaseModel]
     sources: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[HeldOut, ...] = ()
+    pictured: tuple[HeldOut, ...] = ()  # drawn beside held_out, and never measured on
 
 
 class BackboneRecipe(Strict):
@@ -136,7 +137,7 @@ class Recipe(Strict):
         """sha256 of what decides the trained weights.
 
         Left out: the name; every path (of sources, initial weights, a run to start from, and :data:`ExistingPath`
-        options), as data may move; held-out sources; and the engine's :data:`BESIDE_TRAINING`.
+        options), as data may move; held-out and pictured sources; and the engine's :data:`BESIDE_TRAINING`.
         """
         data = self.resolved()
         for key in ("name", "start_from"):
@@ -146,7 +147,7 @@ class Recipe(Strict):
         for key in BESIDE_TRAINING:
             del data["engine"][key]
         for name, task in data["tasks"].items():
-            del task["held_out"]
+            del task["held_out"], task["pictured"]
             for path in path_fields(type(self.tasks[name].options)):
                 if isinstance(task["options"][path], str):
                     del task["options"][path]
@@ -171,20 +172,22 @@ BESIDE_TRAINING = (
 class TaskSpec:
     """What a recipe's reader knows of a task.
 
-    ``options``: the model its options are read into. ``needs``: fields that every source must offer.
+    ``options``: the model its options are read into. ``needs``: fields that every source must offer, ``draws_from``:
+    fields that one that is only drawn must.
     ``check(options, backbone config)``: what no model can see alone, as pairs of an option's dotted key and a message.
     ``tokens_per_sample(options, backbone config)``: backbone tokens that training on one sample costs at most.
     """
 
     options: type[BaseModel]
     needs: frozenset[str]
+    draws_from: frozenset[str]
     check: Callable[[Any, Any], list[tuple[str, str]]]
     tokens_per_sample: Callable[[Any, Any], int]
 
     @classmethod
     def of(cls, task: Any) -> TaskSpec:
         """The spec that a task's class states (:class:`interlace.tasks.interface.Task`)."""
-        return cls(task.Options, task.needs, task.check, task.tokens_per_sample)
+        return cls(task.Options, task.needs, task.draws_from, task.check, task.tokens_per_sample)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def first_frames(recipe: Recipe) -> dict[str, list[np.ndarray]]:
     """The middle frame of the first samples of every source that is on this machine, each once."""
     found: dict[str, list[np.ndarray]] = {}
     for task in recipe.tasks.values():
-        for source in (*task.sources, *task.held_out):
+        for source in (*task.sources, *task.held_out, *task.pictured):
             label = Path(source.path).name
             if label not in found and Path(source.path).exists():
                 opened = open_source(source.name, source.format, source.path)

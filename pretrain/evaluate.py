@@ -15,7 +15,7 @@ from interlace.data_recipes import Sample
 from interlace.data_recipes.statistics import interval, scene
 from interlace.tasks.interface import Measure, Task
 
-#: Held-out samples that pictures choose from: enough for a picture of neighbours to have some.
+#: Samples that pictures choose from: enough for a picture of neighbours to have some.
 PICTURED = 24
 
 
@@ -26,6 +26,7 @@ class HeldOut:
     task: Task
     samples: Sequence[Sample]
     blind: Any
+    pictured: Sequence[Sample] = ()  # what pictures are drawn of
 
 
 def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) -> list[dict[str, Any]]:
@@ -49,14 +50,14 @@ def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) ->
 
 
 def pictures(backbone: nn.Module, held_out: Mapping[str, HeldOut], folder: Path, label: str) -> list[Path]:
-    """Every task's pictures of its first held-out samples, drawn into ``folder``."""
+    """Every task's pictures of its pictured samples, drawn into ``folder``."""
     was_training = backbone.training
     backbone.eval()
     drawn: list[Path] = []
     with torch.no_grad():
         for part in held_out.values():
             part.task.eval()
-            drawn += part.task.pictures(backbone, part.samples[:PICTURED], folder, label)  # type: ignore[arg-type]
+            drawn += part.task.pictures(backbone, part.pictured, folder, label)  # type: ignore[arg-type]
             part.task.train()
     backbone.train(was_training)
     return drawn

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import overload
 
+import numpy as np
+
 from interlace.data_recipes import Sample
 from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.schema import Recipe, TaskRecipe
@@ -62,3 +64,16 @@ def held_out_samples(part: TaskRecipe) -> list[Sample]:
         opened = open_source(source.name, source.format, source.path)
         samples += [opened.read(index, opened.fields) for index in range(len(opened))]
     return samples
+
+
+def pictured_samples(part: TaskRecipe, most: int) -> list[Sample]:
+    """At most ``most`` samples to draw: one of each held-out and pictured source in turn, spread over each."""
+    opened = [open_source(source.name, source.format, source.path) for source in (*part.held_out, *part.pictured)]
+    places = [np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)) for source in opened]
+    turns = [
+        (source, int(place[turn]))
+        for turn in range(most)
+        for source, place in zip(opened, places, strict=True)
+        if turn < len(place)
+    ]
+    return [source.read(index, source.fields) for source, index in turns[:most]]

@@ -26,8 +26,8 @@ from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
 from .cosine import TaskGradients
-from .evaluate import HeldOut
-from .feeds import build_feeds, held_out_samples, training_samples
+from .evaluate import PICTURED, HeldOut
+from .feeds import build_feeds, held_out_samples, pictured_samples, training_samples
 from .health import NonFinite, account
 from .ranks import Ranks, join
 from .replay import read_replay, replay_step, write_replay
@@ -108,7 +108,12 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     if ranks.first:
         observer.say("fitting the blind guesses that held-out measures are compared with")
     held_out = {
-        name: HeldOut(tasks[name], found, tasks[name].fit_blind(training_samples(feeds[name], engine.blind_samples)))
+        name: HeldOut(
+            tasks[name],
+            found,
+            tasks[name].fit_blind(training_samples(feeds[name], engine.blind_samples)),
+            pictured_samples(part, PICTURED),
+        )
         for name, part in recipe.tasks.items()
         if (found := held_out_samples(part))
     }

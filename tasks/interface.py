@@ -112,6 +112,8 @@ class Task(nn.Module):
     Options: ClassVar[type[TaskOptions]]
     #: fields of :data:`interlace.data_recipes.sample.FIELDS` that every source of this task must offer
     needs: ClassVar[frozenset[str]] = frozenset({"frames"})
+    #: fields that a source must offer of which only pictures are drawn
+    draws_from: ClassVar[frozenset[str]] = frozenset({"frames"})
 
     def __init__(self, options: TaskOptions, context: TaskContext) -> None:
         super().__init__()
@@ -187,5 +189,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
-        """Draw what the model does on these held-out samples into ``folder``; file names begin with ``label``."""
+        """Draw what the model does on these samples into ``folder``; file names begin with ``label``.
+
+        Samples come from held-out sources, which offer :attr:`needs`, and from others that offer :attr:`draws_from`.
+        """
         return []

@@ -37,6 +37,7 @@ class Captioning(Task):
     name: ClassVar[str] = "captioning"
     Options: ClassVar[type[TaskOptions]] = CaptioningOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
+    draws_from: ClassVar[frozenset[str]] = needs
 
     def __init__(self, options: CaptioningOptions, context: TaskContext) -> None:
         super().__init__(options, context)

@@ -36,6 +36,7 @@ class Clusters(Task):
     name: ClassVar[str] = "clusters"
     Options: ClassVar[type[TaskOptions]] = ClustersOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "clusters"})
+    draws_from: ClassVar[frozenset[str]] = needs
 
     def __init__(self, options: ClustersOptions, context: TaskContext) -> None:
         super().__init__(options, context)

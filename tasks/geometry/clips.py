@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -72,6 +73,18 @@ def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Genera
         torch.from_numpy(mirror(camera) if flip else camera),
         sample.metric,
     )
+
+
+def picture_clip(sample: Sample, options: GeometryOptions) -> Clip:
+    """The clip of a sample to draw: :func:`prepare_clip`'s, without any truth where the sample has none."""
+    if sample.depth is not None and sample.c2w is not None:
+        return prepare_clip(sample, options)
+    chosen = choose_clip(len(sample.frames), options, None)
+    height, width = sample.frames.shape[1:3]
+    centred = np.array([[[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]]])
+    box = crop_box(sample, centred, options, None)
+    frames = torch.from_numpy(resize(sample.frames[chosen], options.height_width, box=box))
+    return dataclasses.replace(stand_in(options), frames=frames)
 
 
 def stand_in(options: GeometryOptions) -> Clip:

@@ -48,11 +48,15 @@ def draw_depth(path: Path, clip: Clip, prediction: Prediction, title: str) -> No
 
 
 def draw_path(path: Path, clip: Clip, prediction: Prediction, title: str) -> None:
-    """The camera's path from above: right and forward of the first camera, in units of the clip's scale."""
+    """The camera's path from above, true if known and predicted: right and forward of the first camera.
+
+    In units of the clip's scale, or of the prediction where no truth is known.
+    """
     truth, seen = clip.camera[:, :3, 3].numpy(), prediction.poses[0, :, 4:7].float().cpu().numpy()
     figure = Figure(figsize=(3.6, 3.6), layout="constrained")
     axis = figure.subplots()
-    for centres, name, colour in ((truth, "truth", "black"), (seen, "prediction", "tab:orange")):
+    paths = [(truth, "truth", "black")] * clip.posed + [(seen, "prediction", "tab:orange")]
+    for centres, name, colour in paths:
         axis.plot(centres[:, 0], centres[:, 2], "o-", color=colour, label=name, markersize=3, linewidth=1)
         axis.plot(*centres[0, [0, 2]], "s", color=colour, markersize=6)
     axis.set(xlabel="right", ylabel="forward", title=title)

@@ -17,7 +17,7 @@ from interlace.data_recipes import Sample, generator
 
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
-from .clips import Clip, choose_clip, prepare_clip, stand_in
+from .clips import Clip, choose_clip, picture_clip, prepare_clip, stand_in
 from .dpt import DualDPT
 from .losses import geometry_terms
 from .measures import MEASURES, Blind, Guess, fit_blind, measure
@@ -188,7 +188,7 @@ class Geometry(Task):
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
         """Of the first samples a PNG of depths and one of the camera's path; the predicted points lie beside as PLY."""
         samples = samples[:PICTURED]
-        clips = [prepare_clip(sample, self.options) for sample in samples]
+        clips = [picture_clip(sample, self.options) for sample in samples]
         drawn = []
         for sample, clip, prediction in zip(samples, clips, self._predict(backbone, clips), strict=True):
             stem = f"{label}_geometry_{sample.key.replace('/', '_')}"

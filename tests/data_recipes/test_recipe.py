@@ -300,3 +300,12 @@ def test_no_value_anywhere_breaks_the_reader(value: str) -> None:
         text = "\n".join([*lines[:number], f"{key}: {value}", *lines[number + 1 :]])
         for error in lines_of(text, environment={"X": "7"}):
             assert 1 <= int(error.split(":")[1]) <= len(lines) + 1
+
+
+def test_what_is_only_drawn_needs_no_truth() -> None:
+    film = "{name: film, format: webdataset, path: /store/film}"
+    drawn = ("        path: /store/scenes\n", f"        path: /store/scenes\n    pictured:\n      - {film}\n")
+    assert [source.name for source in good(drawn).tasks["geometry"].pictured] == ["film"]
+    assert good(drawn).digest() == good().digest()
+    (line,) = lines_of(edit((drawn[0], drawn[1].replace("pictured", "held_out"))))
+    assert "tasks.geometry.held_out" in line

@@ -42,6 +42,17 @@ def test_every_section_is_there(page: str) -> None:
     assert {"Depth", "Camera path from above", "Features over a clip", "Nearest neighbours"} <= set(shown)
 
 
+def test_films_without_truth_are_drawn_and_not_measured(page: str, toy_run: tuple[Path, str]) -> None:
+    drawn = {path.name for path in (toy_run[0] / "pictures").glob("end_geometry_*_depth.png")}
+    assert drawn == {
+        f"end_geometry_{name}_depth.png"
+        for name in ("held_out_clip-100_path-0", "film_clip-200", "held_out_clip-101_path-0", "film_clip-201")
+    }
+    assert "film clip-200" in page
+    rows = [json.loads(line) for line in (toy_run[0] / "eval.jsonl").read_text().splitlines()]
+    assert {row["n"] for row in rows if row["measure"] == "abs_rel"} == {6}
+
+
 def test_nothing_comes_from_elsewhere(page: str) -> None:
     sources = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>]+)", page)
     assert len(sources) > 10

@@ -44,7 +44,7 @@ def clip(number: int, dataset: str) -> Sample:
 
 
 def write_data(folder: Path) -> Path:
-    """``train`` of 12 clips, ``held_out`` of 6, and ``tokenizer.model``."""
+    """``train`` of 12 clips, ``held_out`` of 6, ``film`` of 2 with frames alone, and ``tokenizer.model``."""
     for name, numbers in {"train": range(12), "held_out": range(100, 106)}.items():
         samples = [clip(number, name) for number in numbers]
         with SampleWriter(
@@ -60,6 +60,12 @@ def write_data(folder: Path) -> Path:
         ) as writer:
             for sample in samples:
                 writer.write(sample)
+    with SampleWriter(
+        folder / "film", name="film", fields=("frames",), split="held_out", licence="CC0-1.0", fps=4.0, codec="png"
+    ) as writer:
+        for number in (200, 201):
+            frames = clip(number, "film").frames
+            writer.write(Sample(key=f"film/clip-{number}", source="", frames=frames, times=np.arange(FRAMES) / 4))
     words = {f"a {colour} image" for colour in COLOURS} | {"Describe the image.", "Where is it?", "here"}
     train_tokenizer(words, folder / "tokenizer.model")
     return folder
@@ -70,6 +76,7 @@ def write_recipe(folder: Path, data: Path, steps: int = 3) -> Path:
     file = folder / "toy.yaml"
     source = f"sources: [{{name: clips, format: mds, path: '{data / 'train'}'}}]"
     held_out = f"held_out: [{{name: clips, format: mds, path: '{data / 'held_out'}'}}]"
+    pictured = f"pictured: [{{name: film, format: mds, path: '{data / 'film'}'}}]"
     file.write_text(
         f"""
 name: toy
@@ -86,11 +93,13 @@ tasks:
        ibot_prototypes: 16, head_hidden: 32, head_bottleneck: 16, probe_frames: 2, neighbours: 3}}
     {source}
     {held_out}
+    {pictured}
   geometry:
     batch: 4
     options: {{size: 32, frames: 2, widths: [16, 16, 16, 16], features: 16, ray_neck: 1}}
     {source}
     {held_out}
+    {pictured}
   captioning:
     batch: 4
     options:

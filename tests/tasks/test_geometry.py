@@ -216,7 +216,7 @@ def test_swapped_frames_are_of_another_sample() -> None:
 def test_pictures_and_points_are_drawn(tmp_path: Path) -> None:
     task, backbone = seeded()
     samples = scenes(2)
-    samples[1].depth[:] = 0  # type: ignore[index]
+    samples[1].depth = samples[1].K = samples[1].c2w = None  # a film of which nothing else is known
     drawn = task.pictures(backbone, samples, tmp_path, "start")
     assert [path.name for path in drawn] == [
         f"start_geometry_planes_00000{index}_{kind}.png" for index in (0, 1) for kind in ("depth", "camera")
