@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def _config(shape: DecoderShape, tokenizer: Tokenizer) -> Qwen3Config:
         head_dim=shape.head_size or shape.hidden_size // shape.heads,
         rope_theta=shape.rope_base,
         tie_word_embeddings=shape.tie_embeddings,
+        initializer_range=0.64 / math.sqrt(shape.hidden_size),  # Qwen3's 0.02 at the width of its smallest
         bos_token_id=tokenizer.bos,
         eos_token_id=tokenizer.eos,
     )
