@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,8 +80,10 @@ def _by_position(slots: Tensor, first: Sequence[int], length: int) -> Tensor:
 class Backbone(nn.Module):
     """A vision transformer over tokens that know where they are (OmniStream section 3.2).
 
-    Weights begin as DINOv3's do: truncated normal of deviation 0.02, biases and the mask token 0, layer scales as the
-    config says. Training and evaluation mode are the same: noise comes in as an argument.
+    Weights begin truncated normal, of deviation 0.64 / sqrt(inputs): DINOv3's 0.02 at the width of a ViT-L, and at any
+    other width the same spread of outputs, so that a small backbone's attention is not uniform at the start. Biases
+    and the mask token begin at 0, layer scales as the config says. Training and evaluation mode are the same: noise
+    comes in as an argument.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -221,7 +224,7 @@ class Backbone(nn.Module):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=0.64 / math.sqrt(module.weight[0].numel()))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         embedding = self.embedding

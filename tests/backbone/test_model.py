@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -264,7 +265,8 @@ def test_initial_weights() -> None:
     backbone = Backbone(tiny(hidden_size=64, mlp_size=256, layer_scale=0.25))
     block = backbone.blocks[0]
     for weight in (block.mlp.up.weight, block.attention.query.weight, backbone.embedding.patch.weight):
-        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+        # 0.02 where there are 1,024 inputs, and everywhere outputs as large as there
+        assert weight.std().item() == pytest.approx(0.02 * math.sqrt(1024 / weight[0].numel()), rel=0.1)
     assert backbone.embedding.camera_token is not None
     assert backbone.embedding.camera_token.std().item() == pytest.approx(0.02, rel=0.3)
     assert (block.scale1.factor == 0.25).all()
