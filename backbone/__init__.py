@@ -1,7 +1,7 @@
 """What is trained: a vision transformer over frames that streams."""
 
 from .config import PRESETS, BackboneConfig
-from .folder import load, save
+from .folder import LoadReport, load, load_with_report, save
 from .model import Backbone, Features
 from .noise import BackboneNoise
 from .preprocess import normalise
@@ -14,9 +14,11 @@ __all__ = [
     "BackboneConfig",
     "BackboneNoise",
     "Features",
+    "LoadReport",
     "Stream",
     "from_transformers",
     "load",
+    "load_with_report",
     "normalise",
     "save",
     "to_transformers",

@@ -4,70 +4,149 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import BackboneConfig
+from .evidence import raise_on_disagreement
+from .locate import CONFIG, INDEX, WEIGHTS, locate
 from .model import Backbone
-from .weights import build, config_from_transformers, from_transformers
+from .weights import build, config_from_transformers, from_transformers, our_names
 
 _KIND = "interlace.backbone"
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+#: ``model_type`` of the folders that ``interlace export`` writes, the key of their backbone's fields, and what the
+#: names of its weights begin with.
+EXPORTED, FIELDS, PREFIX = "interlace", "interlace", "backbone."
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load` read. Its text is one line.
+
+    ``folder``: where config and weights are. ``made_by``: "interlace", "interlace export" or "transformers".
+    ``matched``: tensors that went into the backbone as they are. ``made``: what the folder lacks and was made.
+    ``converted``: how many tensors were of another dtype than float32, by its name. ``changed``: fields of the config
+    that the caller set, with the folder's value and the caller's.
+    """
+
+    folder: Path
+    made_by: str
+    matched: int
+    made: tuple[str, ...]
+    converted: dict[str, int]
+    changed: dict[str, tuple[Any, Any]]
+
+    def __str__(self) -> str:
+        parts = [f"{self.folder}: {self.matched} tensors by {self.made_by} matched"]
+        parts += [f"made {', '.join(self.made)}"] * bool(self.made)
+        parts += [f"{count} converted from {name} to float32" for name, count in sorted(self.converted.items())]
+        parts += [f"{name} is {new!r} instead of {old!r}" for name, (old, new) in self.changed.items()]
+        return "; ".join(parts)
 
 
 def save(backbone: Backbone, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (float32) into ``folder``, making it if it is not there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in backbone.state_dict().items()}
-    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_file(plain_state(backbone), folder / WEIGHTS, metadata={"format": "pt"})
     text = json.dumps({"kind": _KIND, **backbone.config.to_json()}, indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def plain_state(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights as safetensors wants them: float32, on the CPU, contiguous."""
+    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in backbone.state_dict().items()}
 
 
 def load(path: str | Path, **changes: Any) -> Backbone:
-    """The float32 backbone in folder ``path``, on the CPU: one that :func:`save` wrote, or a DINOv3 of transformers.
+    """The float32 backbone of ``path``, on the CPU.
+
+    ``path``: a folder that :func:`save` or ``interlace export`` wrote, a run's folder (its ``backbone/``), a DINOv3 in
+    transformers' format, or ``owner/name`` of one of these on the Hugging Face hub. Only ``config.json`` and
+    safetensors are read or downloaded; no code runs and nothing is unpickled.
 
     A DINOv3 becomes a streaming backbone (causal, "rotary", camera token; see
     :func:`~interlace.backbone.from_transformers` for what is made). ``changes`` are :class:`BackboneConfig` fields
     that replace the folder's: ``load(path, rope="image", camera_token=False)`` is the image model itself.
 
-    Raises ValueError, naming it, for a file, field or weight that is missing, left over or does not fit.
+    Raises ValueError, naming it, for a file, field or weight that is missing, left over or does not fit, and with both
+    values where the config disagrees with its weights.
     """
-    folder = Path(path)
-    fields = _read_json(folder / "config.json")
+    return load_with_report(path, **changes)[0]
+
+
+def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadReport]:
+    """:func:`load`, and what it read."""
+    folder = locate(path)
+    fields = _read_json(folder / CONFIG)
     unknown = set(changes) - {field.name for field in dataclasses.fields(BackboneConfig)}
     if unknown:
         raise ValueError(f"load: {', '.join(sorted(unknown))} is no field of BackboneConfig")
-    kind = fields.pop("kind", None)
+    kind, model_type = fields.pop("kind", None), fields.get("model_type")
     if kind == _KIND:
-        config = _own_config(folder, fields)
-    elif fields.get("model_type") == "dinov3_vit":
-        config = config_from_transformers(fields)
+        made_by, own = "interlace", _own_config(folder, fields)
+    elif model_type == EXPORTED:
+        made_by, own = "interlace export", _own_config(folder, fields.get(FIELDS))
+    elif model_type == "dinov3_vit":
+        made_by, own = "transformers", config_from_transformers(fields)
     else:
-        raise ValueError(f"{folder / 'config.json'}: neither an Interlace backbone nor a DINOv3 of transformers")
-    config = dataclasses.replace(config, **changes)
+        raise ValueError(f"{folder / CONFIG}: neither an Interlace backbone nor a DINOv3 of transformers")
+    config = dataclasses.replace(own, **changes)
     state = _read_weights(folder)
-    if kind != _KIND:
-        state = from_transformers(state, config)
-    return build(config, state)
+    if made_by == "interlace export":
+        state = _without_prefix(folder, state)
+    foreign = made_by == "transformers"
+    raise_on_disagreement(config, our_names(state) if foreign else state, str(folder), made=foreign)
+    report = LoadReport(
+        folder=folder,
+        made_by=made_by,
+        matched=len(state),
+        made=_made(config) if foreign else (),
+        converted=_dtypes(state),
+        changed={name: (getattr(own, name), value) for name, value in changes.items() if getattr(own, name) != value},
+    )
+    state = {name: tensor.float() for name, tensor in state.items()}
+    return build(config, from_transformers(state, config) if foreign else state), report
 
 
-def _own_config(folder: Path, fields: dict[str, Any]) -> BackboneConfig:
+def _without_prefix(folder: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    extra = sorted(name for name in state if not name.startswith(PREFIX))
+    if extra:
+        raise ValueError(f"{folder}: weights do not fit the config: left over {', '.join(extra)}")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+
+
+def _made(config: BackboneConfig) -> tuple[str, ...]:
+    """What :func:`from_transformers` makes for a backbone of this config."""
+    camera = ("the camera token, drawn from N(0, 0.02)",) if config.camera_token else ()
+    registers = ("later frames' registers, copies of the first frame's",) if config.slots == 2 else ()
+    return camera + registers
+
+
+def _dtypes(state: dict[str, Tensor]) -> dict[str, int]:
+    counts = Counter(tensor.dtype for tensor in state.values())
+    return {str(dtype).removeprefix("torch."): n for dtype, n in counts.items() if dtype != torch.float32}
+
+
+def _own_config(folder: Path, fields: object) -> BackboneConfig:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{folder / CONFIG}: no {FIELDS!r} object with the backbone's fields")
     try:
         return BackboneConfig(**fields)
     except TypeError as error:  # an unknown or missing field
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a backbone's folder holds config.json and {_WEIGHTS}")
+        raise ValueError(f"{path}: no such file; a backbone's folder holds {CONFIG} and {WEIGHTS}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -79,10 +158,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of ``model.safetensors``, or of the files that its index names."""
-    if (folder / _INDEX).is_file():
-        files = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
-    else:
-        files = [_WEIGHTS]
+    files = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        files = _indexed(folder / INDEX)
     state: dict[str, Tensor] = {}
     for name in files:
         if not (folder / name).is_file():
@@ -91,4 +169,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             state.update(load_file(folder / name))
         except SafetensorError as error:
             raise ValueError(f"{folder / name}: not a whole safetensors file ({error})") from None
-    return {name: tensor.float() for name, tensor in state.items()}
+    return state
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files beside an index that it names."""
+    named = _read_json(index).get("weight_map")
+    files = sorted(set(named.values())) if isinstance(named, dict) else []
+    wrong = [name for name in files if name != Path(name).name or not name.endswith(".safetensors")]
+    if wrong or not files:
+        found = f"names {', '.join(wrong)}" if wrong else "names no files"
+        raise ValueError(f"{index}: {found}; allowed are safetensors files beside it")
+    return files

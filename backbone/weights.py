@@ -74,6 +74,17 @@ def from_transformers(state: Mapping[str, Tensor], config: BackboneConfig) -> di
     return result
 
 
+def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a ``DINOv3ViTModel`` under this backbone's names, shapes as they are; others are left out."""
+    renamed = {}
+    for name, tensor in state.items():
+        block = re.fullmatch(r"(?:model\.)?layer\.(\d+)\.(.*)", name)
+        ours = _OUTSIDE.get(name) if block is None else _INSIDE.get(block[2])
+        if ours is not None:
+            renamed[ours if block is None else f"blocks.{block[1]}.{ours}"] = tensor
+    return renamed
+
+
 def to_transformers(
     backbone: Backbone, *, release: Literal["4", "5"] = "4"
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,60 @@
+"""Which folder a name means: a folder, a run, or a model of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+#: All that is ever downloaded: no code and no pickles.
+DOWNLOADED = (CONFIG, INDEX, "model*.safetensors")
+#: Endings of files that unpickling reads, which can run anything.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def locate(path: str | Path) -> Path:
+    """The folder with a backbone's ``config.json``: ``path``, a run's ``backbone/``, or a download.
+
+    A text ``owner/name`` or ``owner/name@revision`` that is no folder here is a model of the hub. Raises ValueError
+    for what is neither, a run that has not ended, and a folder whose weights are pickles.
+    """
+    folder = Path(path)
+    if not folder.exists() and isinstance(path, str) and _HUB_ID.fullmatch(path):
+        folder = _download(path)
+    elif not (folder / CONFIG).is_file() and (folder / "backbone").is_dir():
+        folder = folder / "backbone"
+    elif not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
+        raise ValueError(f"{folder}: a run without backbone/, which is written when training ends; go on with --resume")
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a backbone's folder, a run's, or owner/name on the hub")
+    _refuse_pickles(folder)
+    return folder
+
+
+def _download(name: str) -> Path:
+    """A copy of the hub's model, in the hub's own cache. Raises ValueError where it cannot be had."""
+    repository, _, revision = name.partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ValueError(
+            f"{name}: no such folder, and the hub needs a package that is missing: pip install huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(DOWNLOADED)))
+    except (OSError, ValueError) as error:  # what all of its errors are: no network, no such model, no access
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name}: no such folder, and not to be had from the Hugging Face hub: {reason}") from error
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raise ValueError where a folder has weights, but only such as would have to be unpickled."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{folder}: {', '.join(pickles)} would have to be unpickled, which can run anything; "
+            f"only {WEIGHTS} is read: save the model with safetensors"
+        )

@@ -1,0 +1,215 @@
+"""Loading: by folder, run or hub id, safetensors alone, with an account of what was read."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from lively import frames, lively, tiny
+from safetensors.torch import load_file, save_file
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from interlace.backbone import load, load_with_report, save
+from interlace.backbone.evidence import fields_of
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def run_folder(root: Path) -> Path:
+    save(lively(tiny()), root / "backbone")
+    (root / "recipe.yaml").write_text("name: tiny\n")
+    return root
+
+
+def test_a_run_means_its_backbone(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    backbone, report = load_with_report(run)
+    assert report.folder == run / "backbone"
+    assert torch.equal(backbone(frames(1, 2)).cls, load(run / "backbone")(frames(1, 2)).cls)
+
+
+def test_a_run_that_has_not_ended_says_so(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: tiny\n")
+    with pytest.raises(ValueError, match=r"a run without backbone/, which is written when training ends"):
+        load(tmp_path)
+
+
+def test_the_report_counts_what_matched(tmp_path: Path) -> None:
+    backbone = lively(tiny())
+    save(backbone, tmp_path)
+    _, report = load_with_report(tmp_path, drop_path=0.5)
+    assert (report.made_by, report.matched) == ("interlace", len(backbone.state_dict()))
+    assert (report.made, report.converted) == ((), {})
+    assert report.changed == {"drop_path": (0.0, 0.5)}
+    count = len(backbone.state_dict())
+    assert str(report) == f"{tmp_path}: {count} tensors by interlace matched; drop_path is 0.5 instead of 0.0"
+
+
+def test_the_report_says_what_was_made_and_converted(tmp_path: Path) -> None:
+    DINOv3ViTModel(DINOv3ViTConfig(**SHAPE, num_register_tokens=2)).bfloat16().save_pretrained(tmp_path)
+    backbone, report = load_with_report(tmp_path)
+    assert report.matched == len(load_file(tmp_path / "model.safetensors"))
+    assert report.converted == {"bfloat16": report.matched}
+    assert len(report.made) == 2
+    assert "made the camera token" in str(report)
+    assert {weight.dtype for weight in backbone.parameters()} == {torch.float32}
+    _, image = load_with_report(tmp_path, rope="image", camera_token=False, attention="bidirectional")
+    assert image.made == ()
+
+
+DISAGREEMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "depth": ({"depth": 3}, "depth is 3 in the config and 2 in the weights"),
+    "width": ({"hidden_size": 64, "heads": 4}, "hidden_size is 64 in the config and 32 in the weights"),
+    "mlp": ({"mlp_size": 64}, "mlp_size is 64 in the config and 48 in the weights"),
+    "gate": ({"gated_mlp": True}, "gated_mlp is True in the config and False in the weights"),
+    "bias": ({"query_value_bias": False}, "query_value_bias is False in the config and True in the weights"),
+    "patch": ({"patch_size": 8}, "patch_size is 8 in the config and 16 in the weights"),
+    "registers": ({"registers": 4}, "registers is 4 in the config and 2 in the weights"),
+    "camera": ({"camera_token": False}, "camera_token is False in the config and True in the weights"),
+    "slots": (
+        {"attention": "bidirectional"},
+        "attention is 'bidirectional' in the config and 'causal' in the weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DISAGREEMENTS)
+def test_a_config_that_disagrees_with_its_weights_is_refused_with_both_values(tmp_path: Path, case: str) -> None:
+    changes, message = DISAGREEMENTS[case]
+    save(lively(tiny()), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=f"the config disagrees with its weights: .*{message}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_hidden_layers", 3, "depth is 3 in the config and 2 in the weights"),
+        ("num_register_tokens", 4, "registers is 4 in the config and 2 in the weights"),
+        ("patch_size", 8, "patch_size is 8 in the config and 16 in the weights"),
+    ],
+)
+def test_a_dinov3_config_that_disagrees_is_refused_too(tmp_path: Path, field: str, value: int, message: str) -> None:
+    DINOv3ViTModel(DINOv3ViTConfig(**SHAPE, num_register_tokens=2)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"gated_mlp": True, "query_value_bias": False, "registers": 0, "attention": "bidirectional"}]
+)
+def test_weights_tell_the_shape_they_have(changes: dict[str, Any]) -> None:
+    config = tiny(**changes, patch_size=8, mlp_size=40)
+    found = fields_of({name: tuple(tensor.shape) for name, tensor in lively(config).state_dict().items()})
+    assert len(found) == 9
+    assert {name: getattr(config, name) for name in found} == found
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt"])
+def test_pickles_are_refused_by_name_and_never_read(tmp_path: Path, name: str) -> None:
+    save(lively(tiny()), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch stolen'\ntR.")
+    with pytest.raises(ValueError, match=f"{name} would have to be unpickled, which can run anything"):
+        load(tmp_path)
+    save(lively(tiny()), tmp_path)
+    assert load(tmp_path).config == tiny()  # beside safetensors it is only left alone
+
+
+def test_an_index_names_files_beside_it(tmp_path: Path) -> None:
+    save(lively(tiny()), tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    for named, message in [
+        ({"norm.weight": "../model.safetensors"}, r"names \.\./model\.safetensors; allowed are"),
+        ({"norm.weight": "model.bin"}, r"names model\.bin; allowed are"),
+        ({}, "names no files"),
+    ]:
+        index.write_text(json.dumps({"weight_map": named}))
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing: no such folder; give a backbone's folder, a run's, or owner/name"):
+        load(tmp_path / "nothing")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[dict[str, Any]]]:
+    """Replace the hub's download; returns the calls of it."""
+
+    def replace(answer: Any) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def snapshot_download(repo_id: str, **arguments: Any) -> str:
+            calls.append({"repo_id": repo_id, **arguments})
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return calls
+
+    monkeypatch.chdir(tmp_path)
+    return replace
+
+
+def test_a_hub_id_downloads_config_and_safetensors(tmp_path: Path, hub: Callable[[Any], list[dict[str, Any]]]) -> None:
+    save(lively(tiny()), tmp_path / "snapshot")
+    calls = hub(tmp_path / "snapshot")
+    assert load("owner/name@v1").config == tiny()
+    allowed = ["config.json", "model.safetensors.index.json", "model*.safetensors"]
+    assert calls == [{"repo_id": "owner/name", "revision": "v1", "allow_patterns": allowed}]
+
+
+def test_a_folder_of_that_name_is_no_hub_id(tmp_path: Path, hub: Callable[[Any], list[dict[str, Any]]]) -> None:
+    save(lively(tiny()), tmp_path / "owner" / "name")
+    calls = hub(ConnectionError("no network"))
+    assert load("owner/name").config == tiny()
+    with pytest.raises(ValueError, match="no such folder"):
+        load(Path("owner/other"))
+    assert calls == []
+
+
+def test_without_network_or_package_it_is_one_line(
+    hub: Callable[[Any], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(OSError("cannot reach it\nlong story"))
+    with pytest.raises(
+        ValueError, match=r"^owner/name: no such folder, and not to be had from the Hugging Face hub: cannot reach it$"
+    ):
+        load("owner/name")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.ModuleType("huggingface_hub"))
+    with pytest.raises(ValueError, match=r"^owner/name: .*: pip install huggingface_hub$"):
+        load("owner/name")
+
+
+def test_what_was_exported_is_read_back_strictly(tmp_path: Path) -> None:
+    backbone = lively(tiny())
+    save_file(
+        {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "interlace", "interlace": backbone.config.to_json()})
+    )
+    again, report = load_with_report(tmp_path)
+    assert report.made_by == "interlace export"
+    assert torch.equal(again(frames(1, 2)).cls, backbone(frames(1, 2)).cls)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({**state, "norm.weight": torch.zeros(32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"left over norm\.weight$"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "interlace"}))
+    with pytest.raises(ValueError, match=r"config\.json: no 'interlace' object"):
+        load(tmp_path)
