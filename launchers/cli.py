@@ -1,4 +1,4 @@
-"""The command line: ``interlace demo | prepare | inspect | check | pretrain | report``."""
+"""The command line: ``interlace demo | prepare | inspect | check | pretrain | report | features | stream``."""
 
 from __future__ import annotations
 
@@ -107,6 +107,61 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder.", show_defa
     from .commands import write_report
 
     write_report(run, console)
+
+
+BackbonePath = Annotated[str, typer.Option("--backbone", help="A backbone's folder, or a run's.", show_default=False)]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", help="Pixels of the short side, a multiple of the patch; the long side keeps the shape."),
+]
+Fps = Annotated[float | None, typer.Option("--fps", help="Units of the model's time in a second.")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Watch so many frames and stop.")]
+Window = Annotated[int, typer.Option("--window", min=1, help="Frames that a frame sees, itself included.")]
+Sink = Annotated[int, typer.Option("--sink", min=0, help="First frames that stay in view besides.")]
+MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="See all frames, up to so many, instead.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Of keys and values: float32, bfloat16, float16, int8.")]
+
+
+@app.command(epilog="Example: interlace features clip.mp4 --backbone runs/demo --layers 3,last --out clip.safetensors")
+def features(
+    footage: Annotated[str, typer.Argument(help="A video, or a folder of pictures.", show_default=False)],
+    backbone: BackbonePath,
+    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.", show_default=False)],
+    layers: Annotated[str, typer.Option("--layers", help="Blocks from 0, and 'last' (normalised).")] = "last",
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    window: Window = 64,
+    sink: Sink = 1,
+    max_frames: MaxFrames = None,
+    dtype: Dtype = None,
+) -> None:
+    """Write a frozen backbone's features of every frame, with their times and the backbone's hash."""
+    from .features import write_features
+    from .watching import Options
+
+    write_features(backbone, footage, layers, out, Options(size, fps, frames, window, sink, max_frames, dtype), console)
+
+
+@app.command(epilog="Examples: interlace stream runs/demo clip.mp4 --save out.mp4 | interlace stream runs/demo 0")
+def stream(
+    backbone: Annotated[str, typer.Argument(help="A backbone's folder, or a run's.", show_default=False)],
+    footage: Annotated[str, typer.Argument(help="A video, a folder of pictures, or a camera.", show_default=False)],
+    save: Annotated[Path | None, typer.Option("--save", help="Write a film (.mp4) or for rerun (.rrd).")] = None,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    window: Window = 64,
+    sink: Sink = 1,
+    max_frames: MaxFrames = None,
+    dtype: Dtype = None,
+) -> None:
+    """Watch a backbone at work: its features, and depth and pose with a run's heads, live."""
+    from .streaming import stream_footage
+    from .watching import Options
+
+    options = Options(size, fps, frames, window, sink, max_frames, dtype)
+    stream_footage(backbone, footage, options, save, console)
 
 
 def main() -> None:

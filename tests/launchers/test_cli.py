@@ -19,6 +19,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from interlace.launchers import cli
 from interlace.pretrain.run_folder import RunFolder
 
+#: Options of the commands that watch footage.
+WATCHING = {"--size", "--fps", "--frames", "--window", "--sink", "--max-frames", "--dtype"}
 #: Command -> its arguments and options. Adding one here is a decision, not an accident.
 COMMANDS = {
     "check": {"recipe", "changes"},
@@ -27,6 +29,8 @@ COMMANDS = {
     "prepare": {"what", "--to"},
     "inspect": {"what", "--out"},
     "report": {"run"},
+    "features": {"footage", "--backbone", "--out", "--layers", *WATCHING},
+    "stream": {"backbone", "footage", "--save", *WATCHING},
 }
 
 

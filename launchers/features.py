@@ -1,0 +1,87 @@
+"""``interlace features``: a frozen backbone's features of footage, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interlace.backbone import Features
+from interlace.eval.frozen import frozen
+
+from .progress import Stages
+from .watching import Options, Watch, load_frozen
+
+#: The name of the last block's patches after the final LayerNorm, beside the numbers of blocks.
+LAST = "last"
+
+
+def write_features(path: str, source: str, layers: str, out: Path, options: Options, console: Console) -> None:
+    """Stream ``source`` through the backbone of ``path`` and write what it says of every frame.
+
+    ``out`` gets, for T frames: ``cls`` and ``camera`` [T, D], ``patches`` [T, h, w, D] where ``layers`` names "last",
+    ``layers.N`` [T, h, w, D] for every block named (raw, as :class:`~interlace.backbone.Features` has them),
+    ``seconds`` [T] since the first frame and ``times`` [T] in the model's frame units, both float64. The metadata hold
+    ``backbone`` (sha256 of its weights), ``config`` and ``stream`` as JSON, and ``source``.
+
+    Raises ValueError, and writes nothing, for blocks that do not exist, a camera, or footage that is broken anywhere.
+    """
+    backbone = load_frozen(path)
+    blocks, last = parse_layers(layers, backbone.config.depth)
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}")
+    with frozen(backbone, path) as digest, Watch(backbone, source, options) as watch, Stages(console) as stages:
+        if watch.count is None:
+            raise ValueError(f"{source}: a camera has no end; say how many frames with --frames")
+        found: dict[str, Tensor] = {}
+        for index, seen in enumerate(watch.seen(blocks)):
+            parts = _parts(seen.features, last)
+            parts["seconds"], parts["times"] = (
+                torch.tensor(each, dtype=torch.float64) for each in (seen.seconds, seen.time)
+            )
+            for name, part in parts.items():
+                # All of it at once: a list of frames would need the memory twice when it is joined.
+                found.setdefault(name, part.new_empty((watch.count, *part.shape)))[index] = part
+            stages("features", index + 1, watch.count)
+        shown = {"height": watch.height, "width": watch.width, "fps": watch.fps}
+    kept = (
+        {"max_frames": options.max_frames} if options.max_frames else {"window": options.window, "sink": options.sink}
+    )
+    metadata = {
+        "backbone": digest,
+        "config": json.dumps(backbone.config.to_json()),
+        "stream": json.dumps({**shown, **kept, "dtype": options.dtype}),
+        "source": source,
+    }
+    partial = out.with_name(f".partial-{out.name}")
+    save_file(found, partial, metadata=metadata)
+    partial.replace(out)
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.items())
+    console.print(f"{out}: {shapes}; backbone {digest[:12]}", highlight=False, markup=False)
+
+
+def parse_layers(text: str, depth: int) -> tuple[list[int], bool]:
+    """Blocks, counted from 0, and whether the last patches are wanted, of "3,7,last".
+
+    Raises ValueError for what is no block of a backbone with ``depth`` blocks.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name != LAST and not (name.isdecimal() and int(name) < depth):
+            raise ValueError(f'--layers {text}: found "{name}"; allowed are blocks 0 to {depth - 1}, and {LAST}')
+    return sorted({int(name) for name in names if name != LAST}), LAST in names
+
+
+def _parts(features: Features, last: bool) -> dict[str, Tensor]:
+    """One frame's features by name, float32 on the CPU."""
+    parts = {"cls": features.cls}
+    if features.camera is not None:
+        parts["camera"] = features.camera
+    if last:
+        parts["patches"] = features.patches
+    parts |= {f"layers.{index}": patches for index, patches in features.layers.items()}
+    return {name: part[0, 0].float().cpu() for name, part in parts.items()}

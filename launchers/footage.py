@@ -1,0 +1,147 @@
+"""Frames with the time at which each was taken: of a video, a folder of pictures or a camera; and the size they get."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from interlace.data_recipes.media import DataError, decode_image
+from interlace.data_recipes.video import Video
+
+PICTURES = (".jpg", ".jpeg", ".png")
+#: Pictures a second in a folder, where neither the user nor the model says.
+FOLDER_FPS = 10.0
+#: Short side of the frames that a backbone is shown, where nothing else is said.
+SHORT_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Footage:
+    """``frames``: (seconds, [H, W, 3] uint8 RGB) in order, to be read once, all of ``height`` x ``width``.
+
+    ``fps``: frames a second, roughly; single frames may be late or missing. ``count``: frames, None of a camera.
+    """
+
+    name: str
+    fps: float
+    count: int | None
+    height: int
+    width: int
+    frames: Iterator[tuple[float, np.ndarray]]
+
+
+def open_footage(source: str, fps: float | None) -> Footage:
+    """A video file, a folder of jpg and png pictures, or a camera: its number, or /dev/videoN.
+
+    ``fps``: frames a second of a folder's pictures, which have no times of their own. Raises :class:`DataError`, one
+    line, for what is none of these, is broken or has no frames; the later frames of a broken video raise as they come.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path, fps or FOLDER_FPS)
+    if source.isdecimal() or source.startswith("/dev/video"):
+        return _camera(f"/dev/video{source}" if source.isdecimal() else source)
+    if not path.is_file():
+        raise DataError(f"{source}: no such file; give a video, a folder of pictures, or a camera (0, or /dev/video0)")
+    video = Video(path, source, threads=0)
+    indexed = video.frames(range(len(video.times)))
+    frames = ((float(video.times[index]), image) for index, image in indexed)
+    return _opened(source, frame_rate(video.times, source), len(video.times), frames)
+
+
+def frame_rate(times: np.ndarray, name: str) -> float:
+    """Frames a second of ascending times [n] in seconds, by their median distance; 1 for a single frame.
+
+    Raises :class:`DataError` that begins with ``name`` when time stands still.
+    """
+    if len(times) < 2:
+        return 1.0
+    distance = float(np.median(np.diff(times)))
+    if not distance > 0:
+        raise DataError(f"{name}: 0 frames a second (its time stamps stand still); write it again with a frame rate")
+    return 1 / distance
+
+
+def fitted(height: int, width: int, patch: int, short_side: int) -> tuple[int, int]:
+    """The size (height, width) that frames are brought to: the short side becomes ``short_side``, a multiple of the
+    patch, the long side the nearest multiple to what keeps the shape.
+
+    Raises ValueError when ``short_side`` is no multiple of ``patch``.
+    """
+    if short_side < patch or short_side % patch:
+        nearest = max(patch, round(short_side / patch) * patch)
+        raise ValueError(
+            f"--size {short_side}: must be a multiple of the patch, {patch} pixels; the nearest is {nearest}"
+        )
+    scale = short_side / min(height, width)
+    rows, columns = (max(short_side, round(side * scale / patch) * patch) for side in (height, width))
+    return rows, columns
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [height, width, 3] uint8."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _opened(name: str, fps: float, count: int | None, frames: Iterator[tuple[float, np.ndarray]]) -> Footage:
+    first = next(frames)
+    height, width = first[1].shape[:2]
+    return Footage(name, fps, count, height, width, chain([first], frames))
+
+
+def _folder(folder: Path, fps: float) -> Footage:
+    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
+    if not files:
+        raise DataError(f"{folder}: no jpg or png pictures in it")
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        shape: tuple[int, ...] = ()
+        for index, file in enumerate(files):
+            image = decode_image(file.read_bytes(), str(file), upright=True)
+            shape = shape or image.shape
+            if image.shape != shape:
+                found, wanted = (f"{each[1]} x {each[0]}" for each in (image.shape, shape))
+                raise DataError(f"{file}: {found} pixels, but the pictures before have {wanted}")
+            yield index / fps, image
+
+    return _opened(str(folder), fps, len(files), frames())
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """frame2.png before frame10.png."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+
+
+def _camera(device: str) -> Footage:
+    """A camera through Video4Linux. While a frame is computed the driver drops the next ones: times tell which."""
+    import av
+
+    try:
+        container = av.open(device, format="v4l2")
+    except (av.FFmpegError, ValueError) as error:  # ValueError: this FFmpeg was built without v4l2
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{device}: this camera cannot be opened ({reason})") from None
+    stream = container.streams.video[0]
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        start: float | None = None
+        try:
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    raise DataError(f"{device}: a frame without a time stamp")
+                start = frame.time if start is None else start
+                yield frame.time - start, frame.to_ndarray(format="rgb24")
+        except av.FFmpegError as error:
+            raise DataError(f"{device}: the camera stopped ({error.strerror})") from None
+        finally:
+            container.close()
+
+    return _opened(device, float(stream.average_rate or 30), None, frames())

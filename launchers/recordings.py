@@ -1,0 +1,144 @@
+"""What ``interlace stream --save`` writes: a film, or a recording for the rerun viewer."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .watching import Seen, centre
+
+#: Ticks of a film's clock in a second: every frame keeps its own time.
+CLOCK = 90_000
+#: Points of one frame in a recording: those that the heads are surest of.
+POINTS = 4096
+
+
+class Recording(Protocol):
+    """Gets every frame with its panels, and is closed once."""
+
+    def add(self, seen: Seen, panels: list[np.ndarray]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_recording(path: Path, fps: float) -> Recording:
+    """By the ending: .mp4 or .rrd. ``fps``: frames a second, roughly.
+
+    Raises ValueError for another ending, a folder that is not there, or an .rrd without the rerun-sdk package.
+    """
+    kinds: dict[str, type[Film] | type[Rerun]] = {".mp4": Film, ".rrd": Rerun}
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"--save {path}: must end in .mp4 (a film) or .rrd (a recording for rerun)")
+    if not path.parent.is_dir():
+        raise ValueError(f"--save {path}: there is no folder {path.parent}")
+    return kinds[path.suffix.lower()](path, fps)
+
+
+class Film:
+    """An mp4 of the panels side by side, H.264, each frame at its own time."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps = path, fps
+        self._partial = path.with_name(f".partial-{path.name}")
+        self._container: Any = None
+        self._stream: Any = None
+        self._last = -1
+
+    def add(self, seen: Seen, panels: list[np.ndarray]) -> None:
+        """Append one frame. A time that stands still is moved on by a tick: H.264 has no two frames at once."""
+        import av
+
+        picture = np.concatenate(panels, axis=1)
+        # H.264 halves colour in both directions and needs even sides.
+        picture = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+        if self._container is None:
+            self._container = av.open(str(self._partial), "w")
+            rate = Fraction(self._fps).limit_denominator(1001)
+            self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20"})
+            self._stream.height, self._stream.width = picture.shape[:2]
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.time_base = Fraction(1, CLOCK)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._last = max(round(seen.seconds * CLOCK), self._last + 1)
+        frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file, which has its name only then."""
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.replace(self._path)
+
+
+class Rerun:
+    """A recording for the rerun viewer: frames, features and depth, the camera's path, and points that stay.
+
+    The world is the first camera's frame: x right, y down, z forward, in the units that the heads learned.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        try:
+            self._rerun: Any = importlib.import_module("rerun")
+        except ImportError:
+            raise ValueError(
+                f"--save {path}: needs a package that is not installed: pip install 'interlace[rerun]' (rerun-sdk)"
+            ) from None
+        self._recording = self._rerun.RecordingStream("interlace")
+        self._recording.save(str(path))
+        self._recording.log("world", self._rerun.ViewCoordinates.RDF, static=True)
+        self._count = 0
+        self._before: np.ndarray | None = None
+
+    def add(self, seen: Seen, panels: list[np.ndarray]) -> None:
+        """Log one frame at its time."""
+        rerun, log = self._rerun, self._recording.log
+        self._recording.set_time("time", duration=seen.seconds)
+        self._recording.set_time("frame", sequence=self._count)
+        log("features", rerun.Image(panels[1]))
+        if seen.geometry is None:
+            log("frame", rerun.Image(seen.image))
+        else:
+            log("depth", rerun.DepthImage(seen.geometry.depth[0, 0].float().cpu().numpy()))
+            self._camera(seen)
+            points, colours = surest_points(seen)
+            # A path of its own for each frame: what was logged under it stays in view.
+            log(f"world/points/{self._count:06d}", rerun.Points3D(points, colors=colours))
+        self._count += 1
+
+    def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        self._recording.flush()
+        self._recording.disconnect()
+
+    def _camera(self, seen: Seen) -> None:
+        assert seen.geometry is not None
+        rerun, log = self._rerun, self._recording.log
+        pose = seen.geometry.poses[0, 0].float().cpu().numpy()
+        place, (height, width) = centre(seen.geometry), seen.image.shape[:2]
+        turn = rerun.Quaternion(xyzw=pose[:4] / max(float(np.linalg.norm(pose[:4])), 1e-12))
+        log("world/camera", rerun.Transform3D(translation=place, quaternion=turn))
+        focal = [
+            side / 2 / math.tan(min(max(float(angle), 0.02), 3.0) / 2)
+            for side, angle in zip((width, height), pose[[8, 7]], strict=True)
+        ]
+        log("world/camera", rerun.Pinhole(resolution=[width, height], focal_length=focal))
+        log("world/camera", rerun.Image(seen.image))
+        if self._before is not None:
+            log(f"world/path/{self._count:06d}", rerun.LineStrips3D([np.stack((self._before, place))]))
+        self._before = place
+
+
+def surest_points(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+    """[n, 3] points in the first camera's frame and their colours [n, 3] uint8, n <= :data:`POINTS`, all finite."""
+    assert seen.geometry is not None
+    points = seen.geometry.points()[0, 0].float().cpu().numpy().reshape(-1, 3)
+    sure = seen.geometry.confidence[0, 0].float().cpu().numpy().ravel()
+    chosen = np.argsort(-sure, kind="stable")[:POINTS]
+    chosen = chosen[np.isfinite(points[chosen]).all(1)]
+    return points[chosen], seen.image.reshape(-1, 3)[chosen]

@@ -1,0 +1,179 @@
+"""A backbone, and the geometry heads that were trained with it, watching footage frame by frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from interlace import backbone as backbones
+from interlace.backbone import Backbone, Features
+from interlace.tasks.geometry import Geometry, GeometryOptions, Prediction
+from interlace.tasks.interface import TaskContext
+
+from .footage import SHORT_SIDE, Footage, fitted, open_footage, resized
+
+#: What keys and values may be kept in.
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How footage is watched. ``window`` and ``sink`` do not count where ``max_frames`` is given.
+
+    ``size``: the short side in pixels. ``fps``: frame units of the model's time in a second. ``frames``: how many are
+    watched. ``dtype``: of keys and values, a name of :data:`DTYPES`.
+    """
+
+    size: int | None = None
+    fps: float | None = None
+    frames: int | None = None
+    window: int = 64
+    sink: int = 1
+    max_frames: int | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not (self.fps > 0 and np.isfinite(self.fps)):
+            raise ValueError(f"--fps {self.fps:g}: must be a number above 0")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"--frames {self.frames}: must be at least 1")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype}: allowed are {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One frame, as it was shown and what the model said: ``image`` [H, W, 3] uint8, ``features`` of one frame.
+
+    ``seconds`` since the first frame; ``time`` in the model's frame units; ``took`` seconds to compute.
+    """
+
+    image: np.ndarray
+    seconds: float
+    time: float
+    features: Features
+    geometry: Prediction | None
+    took: float
+
+
+class Watch:
+    """A stream that is about to see footage; iterate it once. Close it, or use it in a ``with``.
+
+    ``height``, ``width``: of the frames as shown. ``fps``: how many units of the model's time a second is: as asked,
+    or as the model's config says, or the footage's own, so that a frame is one unit.
+    """
+
+    def __init__(self, backbone: Backbone, source: str, options: Options, geometry: Geometry | None = None) -> None:
+        self.backbone, self.geometry, self.options = backbone, geometry, options
+        self.footage: Footage = open_footage(source, options.fps or backbone.config.fps)
+        counts = [count for count in (self.footage.count, options.frames) if count is not None]
+        #: frames that will be seen; None of a camera
+        self.count = min(counts) if counts else None
+        if options.max_frames is not None and (self.count or 0) > options.max_frames:
+            raise ValueError(
+                f"{source}: {self.count} frames, more than --max-frames {options.max_frames}; raise it, watch fewer "
+                "with --frames, or keep a --window"
+            )
+        short_side = _short_side(backbone, geometry) if options.size is None else options.size
+        footage, patch = self.footage, backbone.config.patch_size
+        self.height, self.width = fitted(footage.height, footage.width, patch, short_side)
+        self.fps = options.fps or backbone.config.fps or footage.fps
+        # A window that is longer than the footage would only take memory.
+        window = options.window if self.count is None else min(options.window, self.count)
+        keeps = {"max_frames": options.max_frames} if options.max_frames else {"window": window}
+        sink = 0 if options.max_frames else options.sink
+        dtype = DTYPES[options.dtype] if options.dtype else None
+        self.stream = backbone.stream(1, self.height, self.width, **keeps, sink=sink, dtype=dtype)
+
+    def seen(self, layers: Sequence[int] = ()) -> Iterator[Seen]:
+        """The frames one after another, with the patches of these blocks (and of those that geometry needs)."""
+        wanted = sorted({*layers, *(self.geometry.layers if self.geometry is not None else ())})
+        for seconds, image in islice(self.footage.frames, self.count):
+            shown = resized(image, self.height, self.width)
+            began = time.perf_counter()
+            pixels = torch.from_numpy(shown.copy()).permute(2, 0, 1)[None, None]
+            at = seconds * self.fps
+            features = self.stream(pixels, torch.tensor([[at]], dtype=torch.float64), wanted)
+            prediction = self._read(features)
+            if features.cls.is_cuda:
+                torch.cuda.synchronize()
+            yield Seen(shown, seconds, at, features, prediction, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _read(self, features: Features) -> Prediction | None:
+        return None if self.geometry is None else self.geometry.read(features)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+
+def load_frozen(path: str) -> Backbone:
+    """The backbone of a folder, a run or the hub, on the GPU if there is one, without gradients."""
+    backbone = backbones.load(path)
+    return backbone.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+
+
+def load_geometry(path: str, backbone: Backbone) -> Geometry | None:
+    """The geometry heads that a run or an export keeps beside its backbone, or None where there are none.
+
+    Raises ValueError for heads that are broken or were trained on another backbone.
+    """
+    root = Path(path)
+    folder = (root.parent if root.name == "backbone" else root) / "heads"
+    options, weights = folder / "geometry.json", folder / "geometry.safetensors"
+    if not options.is_file() and not weights.is_file():
+        return None
+    for file in (options, weights):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; heads are a json and a safetensors file, write them again")
+    device = backbone.embedding.cls_token.device
+    try:
+        read = GeometryOptions.model_validate_json(options.read_text())
+        state = load_file(weights)
+    except (ValidationError, SafetensorError) as error:
+        broken = options if isinstance(error, ValidationError) else weights
+        raise ValueError(f"{broken}: broken heads ({' '.join(str(error).split())})") from None
+    geometry = Geometry(read, TaskContext(backbone.config, seed=0, device=device))
+    own = geometry.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"{weights}: does not fit its geometry.json and this backbone: {wrong[0]}{more}")
+    geometry.load_state_dict(state)
+    return geometry.to(device).eval().requires_grad_(False)
+
+
+def centre(prediction: Prediction) -> np.ndarray:
+    """[3] the camera's place in the first camera's frame, in the clip's units, of a prediction of one frame."""
+    return prediction.poses[0, 0, 4:7].float().cpu().numpy()
+
+
+def as_map(patches: Tensor) -> np.ndarray:
+    """[h, w, D] float32 of features [1, 1, h, w, D]."""
+    return patches[0, 0].float().cpu().numpy()
+
+
+def _short_side(backbone: Backbone, geometry: Geometry | None) -> int:
+    """The size that the heads were trained at, or the common one, brought to the patch."""
+    if geometry is not None:
+        return min(geometry.options.height_width)
+    patch = backbone.config.patch_size
+    return max(patch, SHORT_SIDE // patch * patch)
