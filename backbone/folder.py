@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import BackboneConfig
 from .evidence import raise_on_disagreement
@@ -60,9 +60,9 @@ def save(backbone: Backbone, folder: str | Path) -> None:
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def plain_state(backbone: Backbone) -> dict[str, Tensor]:
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """The weights as safetensors wants them: float32, on the CPU, contiguous."""
-    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in backbone.state_dict().items()}
+    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in module.state_dict().items()}
 
 
 def load(path: str | Path, **changes: Any) -> Backbone:

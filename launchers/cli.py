@@ -1,4 +1,4 @@
-"""The command line: ``interlace demo | prepare | inspect | check | pretrain | report | features | stream``."""
+"""The command line: ``interlace demo | prepare | inspect | check | pretrain | report | features | stream | export``."""
 
 from __future__ import annotations
 
@@ -162,6 +162,20 @@ def stream(
 
     options = Options(size, fps, frames, window, sink, max_frames, dtype)
     stream_footage(backbone, footage, options, save, console)
+
+
+@app.command(epilog="Example: interlace export runs/demo --to exported --licence apache-2.0")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="The new folder.", show_default=False)],
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Of the weights. Those that derive from DINOv3 keep its own.")
+    ] = None,
+) -> None:
+    """Write a run's backbone and geometry heads as a Hugging Face folder with a model card."""
+    from .commands import export_backbone
+
+    export_backbone(run, to, licence, console)
 
 
 def main() -> None:

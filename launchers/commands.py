@@ -91,6 +91,20 @@ def write_report(run: Path, console: Console) -> None:
     console.print(f"report: {page}", highlight=False)
 
 
+def export_backbone(run: Path, to: Path, licence: str | None, console: Console) -> None:
+    """Write a run as a Hugging Face folder, and say what is in it."""
+    from .export import export_run
+
+    done = export_run(run, to, licence)
+    console.print(str(done.loaded), highlight=False, markup=False)
+    for note in done.notes:
+        console.print(note, highlight=False, markup=False)
+    heads = f" with heads: {', '.join(done.heads)}" if done.heads else ""
+    console.print(
+        f"exported: {done.folder}{heads}; licence of the weights: {done.licence}", highlight=False, markup=False
+    )
+
+
 def _read(recipe: Path, changes: tuple[str, ...]) -> Recipe:
     from interlace.pretrain.train import recipe_from
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": {"run"},
     "features": {"footage", "--backbone", "--out", "--layers", *WATCHING},
     "stream": {"backbone", "footage", "--save", *WATCHING},
+    "export": {"run", "--to", "--licence"},
 }
 
 

@@ -1,0 +1,255 @@
+"""An exported folder: used where there is no Interlace, under both releases of transformers, equal to the backbone."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clean_room import build_room, run_in
+from lively import lively, naive, tiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from interlace.backbone import Backbone, load, load_with_report, normalise
+from interlace.backbone.export import Heads, flatten, new_folder, write_model
+from interlace.backbone.preprocess import fit
+from interlace.tasks.frames import resize
+from interlace.tasks.geometry.heads import GeometryHeads
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS: dict[str, Any] = {"layers": [0, 0, 1, 1], "widths": [8] * 4, "features": 8, "ray_neck": 1}
+CLOSE = 1e-5
+LONG = 200
+MODEL = "interlace.backbone.export.modeling_interlace"
+
+
+def uint8(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def heads_of(backbone: Backbone) -> GeometryHeads:
+    torch.manual_seed(3)
+    return GeometryHeads.from_options(OPTIONS, backbone.config).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``model``, ``plain`` (a DINOv3 image model), ``broken`` (a weight is missing) and ``inputs``."""
+    root = tmp_path_factory.mktemp("exported")
+    backbone = lively(tiny())
+    heads = heads_of(backbone)
+    with new_folder(root / "model") as folder:
+        write_model(backbone, folder, licence="mit", size=32, heads={"geometry": Heads(heads, OPTIONS)})
+    plain = lively(tiny(rope="image", camera_token=False, attention="bidirectional"))
+    with new_folder(root / "plain") as folder:
+        write_model(plain, folder, licence="mit", size=32)
+    shutil.copytree(root / "model", root / "broken")
+    state = load_file(root / "broken" / "model.safetensors")
+    del state["backbone.blocks.1.norm2.bias"]
+    save_file(state, root / "broken" / "model.safetensors", metadata={"format": "pt"})
+    save_file({name: value.contiguous() for name, value in expected(backbone, plain, heads).items()}, root / "inputs")
+    return root
+
+
+@torch.no_grad()
+def expected(backbone: Backbone, plain: Backbone, heads: nn.Module) -> dict[str, Tensor]:
+    """Frames and pictures, and what is to come of them."""
+    frames, picture = uint8(2, 4, 3, 32, 48), uint8(3, 70, 90, seed=1)
+    pixels = normalise(frames)
+    features = backbone(pixels, layers=OPTIONS["layers"])
+    geometry = heads(features)
+    assert features.camera is not None
+    prefix = [features.cls[:, :, None], features.camera[:, :, None], features.registers]
+    long = uint8(1, LONG, 3, 16, 32, seed=2)
+    tokens, _ = naive(backbone, normalise(long))
+    skip = backbone.config.prefix_tokens
+    return {
+        "frames": frames,
+        "pixels": pixels,
+        "tokens": torch.cat([*prefix, features.patches.flatten(2, 3)], 2),
+        "layer": features.layers[0],
+        "stream": features.patches,
+        "depth": geometry.depth,
+        "poses": geometry.poses,
+        "long": long,
+        "long_patches": tokens[:, :, skip:].unflatten(2, (1, 2)),
+        "long_camera": tokens[:, :, 1],
+        "picture": picture,
+        "picture_pixels": normalise(torch.from_numpy(resize(picture.permute(1, 2, 0)[None].numpy(), (32, 48)))),
+        "plain": plain(pixels[:, :1]).cls[:, 0],
+    }
+
+
+def use(exported: Path, room: Path, cache: Path) -> dict[str, Any]:
+    """What exported_use.py finds in a room."""
+    code = (Path(__file__).parent / "exported_use.py").read_text()
+    arguments = [exported / name for name in ("model", "plain", "broken", "inputs")]
+    done = run_in(room, code, *arguments, cache=cache)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def check(found: dict[str, Any]) -> None:
+    assert found["there"] == []
+    assert (found["training"], found["dtype"], found["hidden_size"]) == (False, "torch.float32", 32)
+    assert len(found["apart"]) == 14
+    assert max(found["apart"].values()) <= CLOSE, found["apart"]
+    assert found["long"] == LONG
+    assert found["processors"] == ["InterlaceImageProcessor"] * 2
+    assert found["sizes"] == [[1, 3, 32, 64], [1, 3, 3, 32, 48]]
+    assert found["plain"].startswith("transformers.models.dinov3_vit.")
+    told = found["told"]
+    assert told["weights"].endswith("weights do not fit the config: missing: backbone.blocks.1.norm2.bias")
+    assert told["heads"].endswith("no 'captioning' heads were exported with this backbone; there are: geometry")
+    assert told["dtype"].startswith("frames: expected float [B, T, 3, H, W], found torch.int64")
+    assert re.match(r"processor: 2 inputs become .*: give them one by one, or size=", told["sizes"])
+    assert told["nothing"] == "processor: give images or videos, one of them"
+    assert told["channels"].startswith("processor: ndarray uint8 [3, 32, 32]: allowed are Pillow images, uint8 arrays")
+
+
+def test_used_without_interlace(exported: Path, tmp_path: Path) -> None:
+    """torch, transformers of this environment, safetensors and Pillow alone: equal to the backbone, also 200 frames."""
+    found = use(exported, build_room(tmp_path / "room"), tmp_path / "cache")
+    check(found)
+
+
+@pytest.mark.slow
+def test_used_without_interlace_under_transformers_5(exported: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("numpy==")]
+    (tmp_path / "constraints.txt").write_text("\n".join(pinned))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(newer)]
+    command += ["--constraint", str(tmp_path / "constraints.txt"), "transformers==5.23.0"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    found = use(exported, build_room(tmp_path / "room", over=newer), tmp_path / "cache")
+    assert found["transformers"] == "5.23.0"
+    check(found)
+
+
+def test_the_backbone_loads_back(exported: Path) -> None:
+    again, report = load_with_report(exported / "model")
+    assert again.config == tiny()
+    assert report.made_by == "interlace export"
+    for name, tensor in lively(tiny()).state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    image = load(exported / "plain", rope="image", camera_token=False, attention="bidirectional")
+    frames = normalise(uint8(1, 1, 3, 32, 48))
+    whole = lively(tiny(rope="image", camera_token=False, attention="bidirectional"))
+    assert torch.equal(image(frames).cls, whole(frames).cls)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_an_export_with_a_file_missing_is_one_line(exported: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    with pytest.raises(ValueError, match=rf"^\S+{name}: no such file[^\n]*$"):
+        load(tmp_path / "model")
+
+
+def test_the_code_is_the_project_s_own(exported: Path) -> None:
+    """Every line but the imports from the project, the first and those at the end are those of the source."""
+    ours = re.compile(r"^\s*from (\.|interlace)")
+    for name, text in flatten([MODEL]).items():
+        assert (exported / "model" / name).read_text() == text
+        first, *lines = text.splitlines()
+        origin = re.match(r"# interlace\.([\w.]+) of Interlace \S+\. SPDX-License-Identifier: Apache-2\.0$", first)
+        assert origin is not None
+        source = (ROOT / f"{origin[1].replace('.', '/')}.py").read_text().splitlines()
+        copied = lines[: len(source)]
+        assert [line for line in copied if not ours.match(line)] == [line for line in source if not ours.match(line)]
+        rest = [line for line in lines[len(source) :] if line]
+        assert not rest or rest[0].startswith("if False:  #")
+        assert all(re.fullmatch(r"    from \.\w+ import \*", line) for line in rest[1:])
+
+
+def test_the_code_imports_what_a_user_has(exported: Path) -> None:
+    """transformers refuses a model whose code names a package that is missing, wherever in the file it does."""
+    allowed = {"torch", "transformers", "safetensors", "numpy", "PIL", *sys.stdlib_module_names}
+    found = set()
+    files = sorted((exported / "model").glob("*.py"))
+    assert len(files) > 12
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 1
+                assert (exported / "model" / f"{node.module}.py").is_file(), f"{file.name}: {node.module}"
+    assert found <= allowed
+
+
+def test_no_buffer_could_arrive_as_garbage() -> None:
+    """transformers 5 makes a model on the meta device and fills what the weights' file has, and nothing else."""
+    backbone = lively(tiny())
+    assert list(backbone.buffers()) == []
+    assert list(heads_of(backbone).buffers()) == []
+
+
+def test_an_image_model_is_written_plainly(exported: Path) -> None:
+    fields = json.loads((exported / "plain" / "config.json").read_text())
+    assert fields["model_type"] == "dinov3_vit"
+    assert "auto_map" not in fields
+    assert sorted(file.name for file in (exported / "plain").iterdir()) == [
+        *("config.json", "image_processing_interlace.py", "model.safetensors", "preprocess.py"),
+        "preprocessor_config.json",
+    ]
+    plain = lively(tiny(rope="image", camera_token=False))
+    with pytest.raises(ValueError, match="has no place for heads: geometry"):
+        write_model(plain, exported, licence="mit", size=None, heads={"geometry": Heads(nn.Linear(1, 1), {})})
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+
+    def fail(target: Path) -> None:
+        with new_folder(target) as folder:
+            (folder / "config.json").write_text("{}")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "model").mkdir()
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+        assert list((tmp_path / "model").iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "config.json"]
+    with pytest.raises(ValueError, match="model: already there and not empty"), new_folder(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model" / "config.json").read_text() == "{}"
+
+
+def test_code_names_modules_not_packages() -> None:
+    with pytest.raises(ValueError, match=r"interlace\.tasks\.geometry\.saved imports from interlace\.backbone, a pack"):
+        flatten(["interlace.tasks.geometry.saved"])
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [(None, (64, 96)), (32, (32, 48)), (42, (48, 64)), ((32, 64), (32, 64)), (1, (16, 16))],
+)
+def test_fit_brings_frames_to_whole_patches_as_training_does(
+    size: int | tuple[int, int] | None, shape: tuple[int, int]
+) -> None:
+    frames = uint8(2, 3, 3, 70, 94)
+    found = fit(frames, size, 16)
+    assert found.dtype == torch.uint8
+    assert found.shape == (2, 3, 3, *shape)
+    trained = resize(frames[1].permute(0, 2, 3, 1).numpy(), shape)
+    assert torch.equal(found[1], torch.from_numpy(trained))
+
+
+def test_fit_refuses_what_has_no_whole_patches() -> None:
+    with pytest.raises(ValueError, match="size 32 x 40: both sides must be multiples of patch_size = 16"):
+        fit(uint8(3, 64, 64), (32, 40), 16)
+    with pytest.raises(ValueError, match=r"fit: expected uint8 frames \[..., 3, H, W\], found torch.float32"):
+        fit(torch.zeros(3, 32, 32), None, 16)
