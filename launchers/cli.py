@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .evaluating import evaluating
+
 
 def rank() -> int:
     """This process's number among those that torchrun or srun started; 0 alone."""
@@ -25,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Multi-task pretraining of a streaming visual backbone.",
 )
+app.add_typer(evaluating(console), name="eval")
 
 RecipePath = Annotated[
     Path, typer.Argument(help="A recipe's YAML file, or the name of one that ships.", show_default=False)
@@ -101,12 +104,20 @@ def inspect(
     inspect_data(what, out, console)
 
 
-@app.command(epilog="Example: interlace report runs/demo")
-def report(run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]) -> None:
-    """Write a run's report.html again, from the files in its folder."""
+@app.command(epilog="Examples: interlace report runs/demo | interlace report runs/a runs/b results/dinov3")
+def report(
+    run: Annotated[
+        list[Path], typer.Argument(help="A run's folder; or several, or results, to compare.", show_default=False)
+    ],
+) -> None:
+    """Write a run's report.html again; or print what `interlace eval` measured of several side by side."""
     from .commands import write_report
+    from .evaluating import compare, holds_results
 
-    write_report(run, console)
+    if len(run) == 1 and not holds_results(run[0]):
+        write_report(run[0], console)
+    else:
+        compare(run, console)
 
 
 BackbonePath = Annotated[str, typer.Option("--backbone", help="A backbone's folder, or a run's.", show_default=False)]

@@ -29,6 +29,7 @@ COMMANDS = {
     "prepare": {"what", "--to"},
     "inspect": {"what", "--out"},
     "report": {"run"},
+    "eval": set(),
     "features": {"footage", "--backbone", "--out", "--layers", *WATCHING},
     "stream": {"backbone", "footage", "--save", *WATCHING},
     "export": {"run", "--to", "--licence"},
@@ -124,7 +125,10 @@ def test_check_of_the_papers_recipe_lists_what_is_missing_a_line_each(
         (["prepare", "photos"], r"interlace: say where the shards of photos go: interlace prepare photos --to SHARDS"),
         (["prepare", "nowhere", "--to", "shards"], r"interlace: nowhere: no such folder"),
         (["report", "."], r"interlace: \. holds no run: it has no recipe\.yaml; give the folder that --run named"),
-            (["pretrain", "--replay", "gone.pt"], r"interlace: gone\.pt: no such file; a stopped run names its replay file"),
+        (
+            ["pretrain", "--replay", "gone.pt"],
+            r"interlace: gone\.pt: no such file; a stopped run names its replay file",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(

@@ -1,0 +1,260 @@
+"""Probes on the built-in rooms: nearest neighbours, linear classes, segmentation, depth and pose.
+
+One forward over every clip gives the tokens that all probes share. Frames are not augmented: these protocols are named
+so, and are compared with nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interlace.data_recipes import Sample
+from interlace.data_recipes.statistics import scene
+from interlace.tasks.geometry.measures import rotation_degrees
+from interlace.tasks.geometry.targets import quaternions, relative_to_first
+from interlace.tasks.ssl.measures import UNLABELLED, classes, directions, vote
+
+from .frozen import DataHash
+from .heads import Budget, DenseHead, PoseHead, class_loss, depth_loss, fit, pose_loss
+from .linear import fit_linear
+from .result import Facts, Result, Scores, result
+from .rooms import CLASSES, IGNORED, pixel_classes, read_rooms
+from .subjects import Subject
+
+#: Clips of a forward pass, frames of a clip that dense heads see (spread over it), and voting neighbours.
+CLIPS_AT_ONCE, DENSE_FRAMES, NEIGHBOURS = 16, 2, 20
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Training and held-out clips of the rooms with the classes of the pixels of ``dense`` [n, f], frames by clip."""
+
+    train: Sequence[Sample]
+    test: Sequence[Sample]
+    train_frames: np.ndarray
+    test_frames: np.ndarray
+    train_classes: np.ndarray
+    test_classes: np.ndarray
+    digest: str
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Tokens of n clips: ``cls`` [n, C] and ``mean`` [n, D], means over time; ``camera`` [n, T, K]; ``patches``
+    [n, f, h, w, D] of the dense frames."""
+
+    cls: Tensor
+    mean: Tensor
+    camera: Tensor
+    patches: Tensor
+
+
+def load_rooms(folder: Path | None = None, *, train: int | None = None, test: int | None = None) -> Rooms:
+    """The demo's rooms, of each split the first ``train`` and ``test`` rooms, ready for all probes."""
+    parts = []
+    found = DataHash()
+    for name, rooms in (("train", train), ("held_out", test)):
+        samples, reader = read_rooms(name, folder=folder, rooms=rooms)
+        length = len(samples[0].frames)
+        count = min(DENSE_FRAMES, length)
+        chosen = np.tile(((np.arange(count) + 1) * length // count - 1)[None], (len(samples), 1))
+        maps = pixel_classes(samples, chosen, reader)
+        for sample, each in zip(samples, maps, strict=True):
+            labels = np.array([f"{key} {value}" for key, value in sorted(sample.labels.items())])
+            found.add(sample.key, sample.frames, sample.depth, sample.c2w, labels, each)
+        parts.append((samples, chosen, maps))
+    (train_samples, train_frames, train_maps), (test_samples, test_frames, test_maps) = parts
+    digest = found.hexdigest()
+    return Rooms(train_samples, test_samples, train_frames, test_frames, train_maps, test_maps, digest)
+
+
+def cache(subject: Subject, samples: Sequence[Sample], frames: np.ndarray) -> Cached:
+    """One forward over all clips, all of one shape; ``frames`` [n, f]: the dense ones."""
+    rows: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(samples), CLIPS_AT_ONCE):
+        part = samples[start : start + CLIPS_AT_ONCE]
+        pixels = torch.from_numpy(np.stack([sample.frames for sample in part])).permute(0, 1, 4, 2, 3)
+        tokens = subject.clips(pixels.contiguous())
+        chosen = torch.from_numpy(frames[start : start + len(part)])
+        dense = tokens.patches[torch.arange(len(part))[:, None], chosen]
+        rows.append((tokens.cls.mean(1), tokens.patches.mean((1, 2, 3)), tokens.camera, dense))
+    return Cached(*(torch.cat(each) for each in zip(*rows, strict=True)))
+
+
+def probe(
+    subject: Subject,
+    rooms: Rooms,
+    *,
+    budget: Budget | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
+    """Every probe of one subject. ``say`` hears which is under way. Nothing about the subject may change meanwhile."""
+    budget = budget or Budget()
+    results = []
+    with subject.held():
+        say(f"{subject.name}: features of {len(rooms.train) + len(rooms.test)} clips")
+        train = cache(subject, rooms.train, rooms.train_frames)
+        test = cache(subject, rooms.test, rooms.test_frames)
+        probes = (_neighbours, _linear, _segmentation, _depth, _pose)
+        for each in probes:
+            say(f"{subject.name}: {each.__name__.strip('_')}")
+            for scores, protocol, settings in each(train, test, rooms, budget, seed):
+                facts = Facts(
+                    protocol=protocol,
+                    data="built-in rooms",
+                    unit="room",
+                    subject=subject.name,
+                    backbone_hash=subject.digest,
+                    data_hash=rooms.digest,
+                    seed=seed,
+                    settings=settings,
+                )
+                results.append(result(scores, facts))
+    return results
+
+
+Probed = Iterator[tuple[Scores, str, dict[str, object]]]
+
+
+def _neighbours(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+    """The vote of the nearest training clips by the cosine of CLS around its mean."""
+    reference, query = directions(train.cls, test.cls)
+    for name, known, truth in _labels(rooms):
+        within, applies = known != UNLABELLED, truth != UNLABELLED
+        guess = vote(reference[within], known[within], query[applies], NEIGHBOURS)
+        scores = Scores.of(name, "higher", _units(rooms, applies), guess == truth[applies])
+        yield scores, "probe/knn (CLS, un-augmented)", {"neighbours": NEIGHBOURS}
+
+
+def _linear(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+    """A linear classifier on CLS and mean patch, its weight decay chosen on held-back rooms."""
+    inputs = [torch.cat((each.cls, each.mean), 1) for each in (train, test)]
+    scenes = [scene(sample.key) for sample in rooms.train]
+    for name, known, truth in _labels(rooms):
+        within, applies = known != UNLABELLED, truth != UNLABELLED
+        mine = [each for each, used in zip(scenes, within, strict=True) if used]
+        guess = fit_linear(inputs[0][within], known[within], mine, inputs[1][applies], budget.held_back, seed)
+        scores = Scores.of(name, "higher", _units(rooms, applies), guess == truth[applies])
+        yield scores, "probe/linear (CLS and mean patch, un-augmented)", {"held_back": budget.held_back}
+
+
+def _segmentation(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+    """A linear head on patches; intersections and unions are summed over all clips before they are divided."""
+    patches, truth = train.patches.flatten(0, 1), torch.from_numpy(rooms.train_classes).flatten(0, 1)
+    fitted = fit(
+        lambda: DenseHead(patches, len(CLASSES)),
+        class_loss(patches, truth, IGNORED),
+        _frame_scenes(rooms.train, rooms.train_frames),
+        budget,
+        seed,
+    )
+    size = rooms.test_classes.shape[2:]
+    with torch.no_grad():
+        guesses = [fitted.head(each, size).argmax(1).numpy() for each in test.patches]
+    both, either = overlaps(np.stack(guesses), rooms.test_classes, len(CLASSES))
+    yield (
+        Scores("miou", "higher", _units(rooms), both, either),
+        "probe/segmentation (linear on patches)",
+        budget.settings(),
+    )
+
+
+def _depth(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+    """A linear head on patches that says log metres; nothing is aligned."""
+    truth = [_depths(*each) for each in ((rooms.train, rooms.train_frames), (rooms.test, rooms.test_frames))]
+    patches, known = train.patches.flatten(0, 1), truth[0].flatten(0, 1)
+    start = float(known[known > 0].log().mean())
+    fitted = fit(
+        lambda: DenseHead(patches, 1, start),
+        depth_loss(patches, known),
+        _frame_scenes(rooms.train, rooms.train_frames),
+        budget,
+        seed,
+    )
+    with torch.no_grad():
+        guess = [fitted.head(each, tuple(known.shape[1:]))[:, 0].exp() for each in test.patches]
+    relative, inside = [], []
+    for seen, true in zip(guess, truth[1], strict=True):
+        factor = (seen / true)[true > 0].double()
+        relative.append(float((factor - 1).abs().mean()))
+        inside.append(float((torch.maximum(factor, 1 / factor) < 1.25).double().mean()))
+    protocol = "probe/depth (linear on patches, metres, not aligned)"
+    yield Scores.of("abs_rel", "lower", _units(rooms), relative), protocol, budget.settings()
+    yield Scores.of("delta_1.25", "higher", _units(rooms), inside), protocol, budget.settings()
+
+
+def _pose(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+    """A fresh head on camera tokens; errors of frames 1 on, relative to the first camera, not aligned."""
+    known, truth = relative_poses(rooms.train), relative_poses(rooms.test)
+    later = train.camera[:, 1:]
+    first = train.camera[:, :1].expand_as(later)
+    flat = [each.flatten(0, 1) for each in (later, first, known[:, 1:])]
+    scenes = np.repeat([scene(sample.key) for sample in rooms.train], later.shape[1]).tolist()
+    fitted = fit(lambda: PoseHead(train.camera), pose_loss(flat[0], flat[1], flat[2]), scenes, budget, seed)
+    with torch.no_grad():
+        guess = fitted.head(test.camera[:, 1:], test.camera[:, :1].expand_as(test.camera[:, 1:])).double().numpy()
+    true = truth[:, 1:].double().numpy()
+    protocol = "probe/pose (2 layers on camera tokens, not aligned)"
+    degrees = rotation_degrees(guess[..., :4], true[..., :4]).mean(1)
+    metres = np.linalg.norm(guess[..., 4:] - true[..., 4:], axis=-1).mean(1)
+    yield Scores.of("rotation_degrees", "lower", _units(rooms), degrees), protocol, budget.settings()
+    yield Scores.of("translation_metres", "lower", _units(rooms), metres), protocol, budget.settings()
+
+
+def overlaps(guess: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intersections and unions, [n, classes] pixels each, of maps [n, ...]; IGNORED pixels count in neither."""
+    both, either = np.zeros((len(truth), classes)), np.zeros((len(truth), classes))
+    for row, (seen, true) in enumerate(zip(guess, truth, strict=True)):
+        valid = true != IGNORED
+        table = np.bincount(true[valid].astype(np.int64) * classes + seen[valid], minlength=classes**2)
+        table = table.reshape(classes, classes)
+        both[row] = np.diag(table)
+        either[row] = table.sum(0) + table.sum(1) - np.diag(table)
+    return both, either
+
+
+def relative_poses(samples: Sequence[Sample]) -> Tensor:
+    """[n, T, 7] float32: quaternion xyzw (w >= 0) and translation in metres, in the first camera's frame."""
+    rows = []
+    for sample in samples:
+        if sample.c2w is None or not np.isfinite(sample.c2w).all():
+            raise ValueError(f"{sample.key}: a camera is missing or not finite")
+        camera = relative_to_first(torch.from_numpy(sample.c2w))
+        rows.append(torch.cat((quaternions(camera[:, :3, :3]), camera[:, :3, 3]), -1))
+    return torch.stack(rows).float()
+
+
+def _depths(samples: Sequence[Sample], frames: np.ndarray) -> Tensor:
+    """[n, f, H, W] float32 metres of the dense frames."""
+    rows = []
+    for sample, chosen in zip(samples, frames, strict=True):
+        if sample.depth is None:
+            raise ValueError(f"{sample.key}: has no depth")
+        rows.append(np.where(np.isfinite(sample.depth[chosen]), sample.depth[chosen], 0))
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def _labels(rooms: Rooms) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(label, classes of training clips, classes of held-out clips) of every label that both have."""
+    for name in sorted({name for sample in rooms.train for name in sample.labels}):
+        known, truth = classes(rooms.train, name), classes(rooms.test, name)
+        if (truth != UNLABELLED).any():
+            yield name, known, truth
+
+
+def _units(rooms: Rooms, applies: np.ndarray | None = None) -> list[str]:
+    """The room of each held-out clip (that a measure applies to)."""
+    used = np.ones(len(rooms.test), bool) if applies is None else applies
+    return [scene(sample.key) for sample, each in zip(rooms.test, used, strict=True) if each]
+
+
+def _frame_scenes(samples: Sequence[Sample], frames: np.ndarray) -> list[str]:
+    """The room of each dense frame."""
+    return [scene(sample.key) for sample in samples for _ in range(frames.shape[1])]

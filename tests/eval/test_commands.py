@@ -1,0 +1,65 @@
+"""``interlace eval`` and ``interlace report A B`` as a user meets them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from interlace.eval import probe
+from interlace.eval.heads import Budget
+from interlace.eval.result import read
+from interlace.launchers import cli
+
+
+@pytest.fixture
+def at_hand(rooms_folder: Path, backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a backbone ``mine``, and the rooms where they are looked for."""
+    monkeypatch.setenv("INTERLACE_DATA", str(rooms_folder.parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probe, "Budget", lambda: Budget(steps=3, batch=4, rates=(1e-3,)))
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["interlace", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_probe_writes_and_prints(
+    at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "eval", "probe", "mine", "--no-untrained") == 0
+    shown = capsys.readouterr().out
+    results = read(at_hand / "results" / "mine" / "probe-rooms.json")
+    assert {each.facts.subject for each in results} == {"mine", "raw pixels"}
+    assert "probe/depth (linear on patches, metres, not aligned) on built-in rooms" in shown
+    assert (at_hand / "results" / "mine" / "probe-rooms.md").read_text().count("| abs_rel") == 1
+    assert run(monkeypatch, "report", "results/mine", "results/mine/probe-rooms.json") == 0
+    assert "raw pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["eval", "probe", "mine", "--on", "moon"], "there is only the built-in world, rooms"),
+        (["eval", "probe", "nowhere"], "nowhere"),
+        (["eval", "probe", "mine", "--device", "toaster"], "device 'toaster'"),
+        (["report", "mine", "mine"], "mine: holds no results; make some with `interlace eval`"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    at_hand: Path,
+    arguments: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("interlace: ")
+    assert line in error
+    assert error.count("\n") == 1

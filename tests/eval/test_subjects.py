@@ -1,0 +1,65 @@
+"""Subjects: a backbone as it was loaded, and the pixels beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interlace.backbone import Backbone, normalise, save
+from interlace.eval.frozen import NotFrozen, digest
+from interlace.eval.subjects import FrozenBackbone, Pixels, initialised, open_subject
+
+
+def frames(count: int, size: tuple[int, int] = (16, 24)) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, *size), dtype=np.uint8))
+
+
+def test_a_stream_says_what_the_whole_clip_says(backbone: Backbone) -> None:
+    subject, clip = FrozenBackbone(backbone, "mine"), frames(5)
+    whole = subject.clips(clip[None])
+    for at, tokens in enumerate(subject.stream(clip)):
+        for name in ("patches", "cls", "camera"):
+            torch.testing.assert_close(getattr(tokens, name)[0, 0], getattr(whole, name)[0, at], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.patches, backbone(normalise(clip[None])).patches)
+
+
+def test_a_backbone_that_cannot_stream_sees_frames_alone(backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    blind = FrozenBackbone(Backbone(replace(backbone.config, attention="bidirectional")), "image")
+    clip = frames(3)
+    for frame, tokens in zip(clip, blind.stream(clip), strict=True):
+        torch.testing.assert_close(tokens.patches, blind.clips(frame[None, None]).patches)
+
+
+def test_pixels_are_cut_as_patches_are() -> None:
+    clip = frames(2)
+    tokens = Pixels(8).clips(clip[None])
+    assert tokens.patches.shape == (1, 2, 2, 3, 3 * 64)
+    torch.testing.assert_close(tokens.patches[0, 1, 1, 2], (clip[1, :, 8:16, 16:24] / 255 - 0.5).flatten())
+    with pytest.raises(ValueError, match="both sides must be multiples of 8"):
+        Pixels(8).clips(frames(1, (15, 16))[None])
+
+
+def test_a_run_or_a_folder_opens_and_keeps_its_name(backbone: Backbone, tmp_path: Path) -> None:
+    save(backbone, tmp_path / "run" / "backbone")
+    for place in (tmp_path / "run", tmp_path / "run" / "backbone"):
+        subject = open_subject(place)
+        assert (subject.name, subject.digest) == ("run", digest(backbone))
+    with pytest.raises(ValueError, match="nowhere"):
+        open_subject(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="device 'toaster'"):
+        open_subject(tmp_path / "run", "toaster")
+
+
+def test_the_untrained_one_is_where_a_run_begins(backbone: Backbone) -> None:
+    assert initialised(backbone.config, 0).digest == digest(backbone)
+
+
+def test_a_subject_that_changes_is_refused(backbone: Backbone) -> None:
+    subject = FrozenBackbone(backbone, "mine")
+    with pytest.raises(NotFrozen, match=r"norm\.bias changed"), subject.held(), torch.no_grad():
+        backbone.norm.bias[0] += 1e-6
