@@ -16,6 +16,7 @@ VERSION = "5.23.0"
 TESTS = (
     "tests/backbone/test_dinov3_parity.py",
     "tests/backbone/test_weights.py",
+    "tests/backbone/test_load.py",
     "tests/tasks/test_captioning.py",
 )
 
