@@ -34,8 +34,7 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
     Shows features, depth and the camera's place with frame rate and memory, and writes ``save``. Ctrl-C ends it well.
     """
     backbone = load_frozen(path)
-    geometry = load_geometry(path, backbone)
-    with Watch(backbone, source, options, geometry) as watch:
+    with Watch(backbone, source, options, load_geometry(path, backbone)) as watch:
         recording = None if save is None else open_recording(save, watch.footage.fps)
         console.print(opening(watch), highlight=False, markup=False)
         screen = Screen(watch, console)

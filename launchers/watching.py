@@ -6,19 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features
-from interlace.tasks.geometry import Geometry, GeometryOptions, Prediction
-from interlace.tasks.interface import TaskContext
+from interlace.backbone.locate import locate
+from interlace.tasks.geometry import Prediction
+from interlace.tasks.geometry.heads import GeometryHeads
+from interlace.tasks.geometry.saved import load_heads, read_options
 
 from .footage import SHORT_SIDE, Footage, fitted, open_footage, resized
 
@@ -78,8 +76,12 @@ class Watch:
     or as the model's config says, or the footage's own, so that a frame is one unit.
     """
 
-    def __init__(self, backbone: Backbone, source: str, options: Options, geometry: Geometry | None = None) -> None:
-        self.backbone, self.geometry, self.options = backbone, geometry, options
+    def __init__(
+        self, backbone: Backbone, source: str, options: Options, heads: tuple[GeometryHeads, int] | None = None
+    ) -> None:
+        self.backbone, self.options = backbone, options
+        self.geometry = None if heads is None else heads[0]
+        short_side = _short_side(backbone) if heads is None else heads[1]
         self.footage: Footage = open_footage(source, options.fps or backbone.config.fps)
         counts = [count for count in (self.footage.count, options.frames) if count is not None]
         #: frames that will be seen; None of a camera
@@ -89,7 +91,7 @@ class Watch:
                 f"{source}: {self.count} frames, more than --max-frames {options.max_frames}; raise it, watch fewer "
                 "with --frames, or keep a --window"
             )
-        short_side = _short_side(backbone, geometry) if options.size is None else options.size
+        short_side = short_side if options.size is None else options.size
         footage, patch = self.footage, backbone.config.patch_size
         self.height, self.width = fitted(footage.height, footage.width, patch, short_side)
         self.fps = options.fps or backbone.config.fps or footage.fps
@@ -116,7 +118,7 @@ class Watch:
 
     @torch.no_grad()
     def _read(self, features: Features) -> Prediction | None:
-        return None if self.geometry is None else self.geometry.read(features)
+        return None if self.geometry is None else self.geometry(features)
 
     def __enter__(self) -> Watch:
         return self
@@ -131,34 +133,19 @@ def load_frozen(path: str) -> Backbone:
     return backbone.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
 
 
-def load_geometry(path: str, backbone: Backbone) -> Geometry | None:
-    """The geometry heads that a run or an export keeps beside its backbone, or None where there are none.
+def load_geometry(path: str, backbone: Backbone) -> tuple[GeometryHeads, int] | None:
+    """The geometry heads that a run or an export keeps beside its backbone, and the short side that they were trained
+    at; None where there are none.
 
     Raises ValueError for heads that are broken or were trained on another backbone.
     """
-    root = Path(path)
-    folder = (root.parent if root.name == "backbone" else root) / "heads"
-    options, weights = folder / "geometry.json", folder / "geometry.safetensors"
-    if not options.is_file() and not weights.is_file():
+    folder = locate(path)
+    folder = (folder.parent if folder.name == "backbone" else folder) / "heads"
+    if not any((folder / f"geometry.{ending}").exists() for ending in ("json", "safetensors")):
         return None
-    for file in (options, weights):
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file; heads are a json and a safetensors file, write them again")
-    device = backbone.embedding.cls_token.device
-    try:
-        read = GeometryOptions.model_validate_json(options.read_text())
-        state = load_file(weights)
-    except (ValidationError, SafetensorError) as error:
-        broken = options if isinstance(error, ValidationError) else weights
-        raise ValueError(f"{broken}: broken heads ({' '.join(str(error).split())})") from None
-    geometry = Geometry(read, TaskContext(backbone.config, seed=0, device=device))
-    own = geometry.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise ValueError(f"{weights}: does not fit its geometry.json and this backbone: {wrong[0]}{more}")
-    geometry.load_state_dict(state)
-    return geometry.to(device).eval().requires_grad_(False)
+    heads = load_heads(folder, backbone.config).to(backbone.embedding.cls_token.device).requires_grad_(False)
+    size = read_options(folder, backbone.config)["size"]
+    return heads, size if isinstance(size, int) else min(size)
 
 
 def centre(prediction: Prediction) -> np.ndarray:
@@ -171,9 +158,7 @@ def as_map(patches: Tensor) -> np.ndarray:
     return patches[0, 0].float().cpu().numpy()
 
 
-def _short_side(backbone: Backbone, geometry: Geometry | None) -> int:
-    """The size that the heads were trained at, or the common one, brought to the patch."""
-    if geometry is not None:
-        return min(geometry.options.height_width)
+def _short_side(backbone: Backbone) -> int:
+    """The common size, brought to the patch."""
     patch = backbone.config.patch_size
     return max(patch, SHORT_SIDE // patch * patch)
