@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .assets import WALLS, Part, photographs, prop, read_square, texture
-from .scene import BACKGROUND, COLOURS, SIGN_HALF, SIGN_HEIGHT, Room, Sign, Thing
+from .scene import BACKGROUND, COLOURS, SIGN_FRAME, SIGN_HALF, SIGN_HEIGHT, Room, Sign, Thing
 
 #: Light: everywhere, from the camera, and from the lamp (a spot, cut off at this many degrees).
 AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF = 0.5, 0.25, 0.5, 85
@@ -201,13 +201,14 @@ def _add_posters(xml: _Xml, room: Room) -> None:
 
 
 def sign_pixels(sign: Sign) -> np.ndarray:
-    """[128, 256, 3] uint8: the word as large as the board allows."""
+    """[128, 256, 3] uint8: the word as large as the board allows, in the frame that every sign has."""
     image = Image.new("RGB", (256, 128), sign.board)
     draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, 255, 127), outline=SIGN_FRAME, width=10)
     size = 140
     while True:
         left, top, right, bottom = draw.textbbox((0, 0), sign.word, font_size=size, stroke_width=size // 24)
-        if right - left <= 232 and bottom - top <= 108:
+        if right - left <= 220 and bottom - top <= 94:
             break
         size -= 2
     at = (128 - (left + right) / 2, 64 - (top + bottom) / 2)

@@ -42,6 +42,9 @@ SIGN_COLOURS = (
     ((255, 255, 255), (10, 110, 40)),
 )
 
+#: The colour of every sign's frame, and of nothing else: what makes a sign known as one, whatever stands on it.
+SIGN_FRAME = (240, 0, 200)
+
 #: Scenes a room may have: MuJoCo tells six groups of geoms apart, and one of them is the room.
 MOST_SCENES = 5
 
