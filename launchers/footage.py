@@ -92,7 +92,9 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _opened(name: str, fps: float, count: int | None, frames: Iterator[tuple[float, np.ndarray]]) -> Footage:
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        raise DataError(f"{name}: no frame came from it")
     height, width = first[1].shape[:2]
     return Footage(name, fps, count, height, width, chain([first], frames))
 

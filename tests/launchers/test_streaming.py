@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from interlace.launchers.colours import Colours
 from interlace.launchers.footage import fitted, frame_rate, open_footage
 from interlace.launchers.recordings import open_recording, surest_points
 from interlace.launchers.streaming import Screen, painted, side_by_side
-from interlace.launchers.watching import Options, Watch, as_map, load_frozen, load_geometry
+from interlace.launchers.watching import Options, Seen, Watch, as_map, load_frozen, load_geometry
 from interlace.tasks.geometry import Geometry, GeometryOptions
 from interlace.tasks.interface import TaskContext
 
@@ -285,6 +286,62 @@ def test_the_surest_points_are_shown(folder: Path, monkeypatch: pytest.MonkeyPat
     points, colours = surest_points(seen)
     torch.testing.assert_close(torch.from_numpy(points), seen.geometry.points()[0, 0, 7, 10:15], atol=0, rtol=0)
     assert np.array_equal(colours, seen.image[7, 10:15])
+
+
+def test_ctrl_c_ends_it_and_keeps_what_was_seen(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Watch.seen
+
+    def interrupted(watch: Watch) -> Iterator[Seen]:
+        for number, seen in enumerate(whole(watch)):
+            if number == 10:
+                raise KeyboardInterrupt
+            yield seen
+
+    monkeypatch.setattr(Watch, "seen", interrupted)
+    saved = tmp_path / "out.mp4"
+    assert run(folder, monkeypatch, "stream", "bare", "clip.mp4", "--size", "32", "--save", str(saved)) == 0
+    assert film(saved)[0] == pytest.approx(SECONDS[:10])
+    shown = capsys.readouterr().out
+    assert "stopped" in shown
+    assert "10 frames in" in shown
+
+
+class FakeCamera:
+    """A file that is opened as a camera is, and starts its clock late as cameras do."""
+
+    def __init__(self, file: Path) -> None:
+        self.container = av.open(str(file))
+        self.streams = self.container.streams
+
+    def decode(self, stream: Any) -> Iterator[Any]:
+        for frame in self.container.decode(stream):
+            frame.pts += 500_000
+            yield frame
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def test_a_camera_s_frames_have_their_own_times_from_the_first_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, str]] = []
+    camera = FakeCamera(folder / "clip.mp4")
+    monkeypatch.setattr(av, "open", lambda device, format: opened.append((device, format)) or camera)
+    with Watch(load_frozen(str(folder / "twenty")), "3", Options(size=8, frames=5)) as watch:
+        assert watch.footage.count is None
+        assert [seen.time for seen in watch.seen()] == pytest.approx([20 * each for each in SECONDS[:5]])
+    assert opened == [("/dev/video3", "v4l2")]
+
+
+def test_a_camera_without_frames_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = FakeCamera(folder / "clip.mp4")
+    monkeypatch.setattr(camera, "decode", lambda stream: iter(()))
+    monkeypatch.setattr(av, "open", lambda device, format: camera)
+    with pytest.raises(ValueError, match=r"^/dev/video3: no frame came from it"):
+        open_footage("3", None)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 32), st.integers(1, 20))
