@@ -115,10 +115,12 @@ def _cell(each: Result, first: Result | None) -> str:
 
 def _notes(group: Sequence[Result], labels: dict[_Column, str]) -> tuple[str, ...]:
     facts, notes = group[0].facts, []
-    counts = {(each.n, each.of, len(each.groups)) for each in group}
-    for n, of, units in sorted(counts):
-        which = ", ".join(dict.fromkeys(each.measure for each in group if (each.n, each.of) == (n, of)))
-        notes.append(f"{which}: {n} of {of} samples, {units} of what is resampled ({facts.unit}).")
+    counts = {(each.n, each.of, each.samples) for each in group}
+    for n, of, samples in sorted(counts):
+        which = ", ".join(
+            dict.fromkeys(each.measure for each in group if (each.n, each.of, each.samples) == (n, of, samples))
+        )
+        notes.append(f"{which}: {n} of {of} {facts.unit}s, {samples} samples.")
     if facts.settings:
         notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in facts.settings.items()) + ".")
     left_out = {(labels[_column(each.facts)], *item) for each in group for item in each.facts.missing.items()}

@@ -51,7 +51,7 @@ class Facts:
     """What all results of one measurement of one subject have in common.
 
     ``protocol``: its full name: two protocols never share a column. ``data``: the data set's name. ``unit``: what is
-    resampled. ``settings``: every choice that could move the value. ``missing``: sample -> why it was left out.
+    resampled. ``settings``: every choice that could move the value. ``missing``: unit -> why it was left out.
     """
 
     protocol: str
@@ -67,12 +67,12 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A measure with its facts. ``groups``: unit -> (sums [k], counts [k]); ``n``: samples measured."""
+    """A measure with its facts. ``groups``: unit -> (sums [k], counts [k]); ``samples``: how many they hold."""
 
     facts: Facts
     measure: str
     better: Literal["higher", "lower"]
-    n: int
+    samples: int
     groups: Mapping[str, tuple[list[float], list[float]]]
 
     @cached_property
@@ -95,8 +95,13 @@ class Result:
         return bounds(resampled(self.sums, self.counts))
 
     @property
+    def n(self) -> int:
+        """Units measured."""
+        return len(self.groups)
+
+    @property
     def of(self) -> int:
-        """Samples that there were, left-out ones included."""
+        """Units that there were, left-out ones included."""
         return self.n + len(self.facts.missing)
 
 
@@ -115,7 +120,7 @@ def result(scores: Scores, facts: Facts) -> Result:
     np.add.at(sums, member, scores.sums)
     np.add.at(counts, member, scores.counts)
     groups = {str(name): (a.tolist(), b.tolist()) for name, a, b in zip(names, sums, counts, strict=True)}
-    return Result(facts=facts, measure=scores.measure, better=scores.better, n=len(scores.units), groups=groups)
+    return Result(facts=facts, measure=scores.measure, better=scores.better, samples=len(scores.units), groups=groups)
 
 
 def write(results: Sequence[Result], path: Path) -> Path:
@@ -124,7 +129,9 @@ def write(results: Sequence[Result], path: Path) -> Path:
     for each in results:
         low, high = each.interval
         row = dataclasses.asdict(each)
-        rows.append({**row.pop("facts"), **row, "of": each.of, "value": each.value, "low": low, "high": high})
+        rows.append(
+            {**row.pop("facts"), **row, "n": each.n, "of": each.of, "value": each.value, "low": low, "high": high}
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps({"kind": KIND, "version": VERSION, "results": rows}, indent=1) + "\n")
@@ -149,7 +156,7 @@ def read(path: Path) -> list[Result]:
                 facts=Facts(**{name: row[name] for name in names}),
                 measure=row["measure"],
                 better=row["better"],
-                n=row["n"],
+                samples=row["samples"],
                 groups={name: (sums, counts) for name, (sums, counts) in row["groups"].items()},
             )
             for row in content["results"]

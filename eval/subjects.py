@@ -142,8 +142,8 @@ def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
 
 
-def initialised(config: BackboneConfig, seed: int) -> FrozenBackbone:
-    """A backbone as training would find it: untrained, of this shape."""
+def initialised(config: BackboneConfig, seed: int, device: str = "cpu") -> FrozenBackbone:
+    """A backbone of this shape as a run with this seed begins with it, on ``device``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FrozenBackbone(Backbone(config), f"untrained (seed {seed})")
+        return FrozenBackbone(Backbone(config).to(torch.device(device)), f"untrained (seed {seed})")

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from interlace.eval.propagation import Propagation
     from interlace.eval.result import Result
-    from interlace.eval.subjects import FrozenBackbone
+    from interlace.eval.subjects import FrozenBackbone, Subject
 
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
@@ -45,6 +46,28 @@ def evaluating(console: Console) -> typer.Typer:
         """Neighbours, classes, segmentation, depth and pose from frozen tokens, beside raw pixels."""
         run_probe(backbone, on, out, seed, rooms, untrained, device, console)
 
+    @app.command(
+        epilog="Examples: interlace eval vos runs/demo | interlace eval vos runs/demo --on davis17 --data DAVIS"
+    )
+    def vos(
+        backbone: BackbonePath,
+        on: Annotated[str, typer.Option("--on", help="rooms (built in) or davis17.")] = "rooms",
+        data: Annotated[Path | None, typer.Option("--data", help="DAVIS's folder, for davis17.")] = None,
+        out: Out = None,
+        short_side: Annotated[int | None, typer.Option("--short-side", min=1, help="480; of rooms 128.")] = None,
+        context: Annotated[int, typer.Option("--context", help="Last frames that labels come from.")] = 7,
+        radius: Annotated[float, typer.Option("--radius", help="How far labels may move, in cells.")] = 12.0,
+        neighbours: Annotated[int, typer.Option("--neighbours", help="Most similar cells that vote.")] = 5,
+        temperature: Annotated[float, typer.Option("--temperature", help="Of their votes.")] = 0.2,
+        untrained: Annotated[bool, typer.Option(help="Measure an untrained backbone of the same shape too.")] = True,
+        device: Device = "cpu",
+    ) -> None:
+        """Objects followed through video by label propagation: J and F, beside raw pixels."""
+        from interlace.eval.propagation import Propagation
+
+        values = Propagation(context, radius, neighbours, temperature)
+        run_vos(backbone, on, data, out, short_side, values, untrained, device, console)
+
     return app
 
 
@@ -60,20 +83,58 @@ def run_probe(
 ) -> None:
     """Probe a backbone, the untrained one of its shape, and raw pixels, with equal heads."""
     from interlace.eval.probe import load_rooms, probe
-    from interlace.eval.subjects import Pixels, Subject, initialised, open_subject
+    from interlace.eval.subjects import open_subject
 
     if on != "rooms":
         raise ValueError(f"eval probe --on {on}: there is only the built-in world, rooms")
     mine = open_subject(place, device)
     ready_rooms(console)
     data = load_rooms(train=rooms)
-    subjects: list[Subject] = [mine, Pixels(mine.patch_size)]
-    if untrained:
-        subjects.insert(1, initialised(mine.backbone.config, run_seed(place)))
     results = []
-    for subject in subjects:
+    for subject in with_baselines(mine, place, untrained, device):
         results += probe(subject, data, seed=seed, say=teller(console))
     keep(results, place, mine, out, "probe-rooms", console)
+
+
+def run_vos(
+    place: str,
+    on: str,
+    data: Path | None,
+    out: Path | None,
+    short_side: int | None,
+    values: Propagation,
+    untrained: bool,
+    device: str,
+    console: Console,
+) -> None:
+    """Follow objects with a backbone, the untrained one of its shape, and raw pixels."""
+    from interlace.eval import vos_rooms
+    from interlace.eval.subjects import open_subject
+    from interlace.eval.vos import SHORT_SIDE, label_propagation
+
+    if on not in ("rooms", "davis17"):
+        raise ValueError(f"eval vos --on {on}: allowed is rooms or davis17")
+    if (on == "davis17") != (data is not None):
+        raise ValueError("eval vos: --data DAVIS goes with --on davis17, and only with it")
+    mine = open_subject(place, device)
+    if data is None:
+        root, name, side = vos_rooms.prepare(say=teller(console)), "built-in rooms", vos_rooms.SIZE.size
+    else:
+        root, name, side = data, "DAVIS 2017 val", SHORT_SIDE
+    results = []
+    for subject in with_baselines(mine, place, untrained, device):
+        results += label_propagation(
+            subject, root, data=name, short_side=short_side or side, values=values, device=device, say=teller(console)
+        )
+    keep(results, place, mine, out, f"vos-{on}", console)
+
+
+def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:
+    """What is measured: the backbone, an untrained one of its shape if asked for, and raw pixels."""
+    from interlace.eval.subjects import Pixels, initialised
+
+    start = [initialised(mine.backbone.config, run_seed(place), device)] if untrained else []
+    return [mine, *start, Pixels(mine.patch_size)]
 
 
 def ready_rooms(console: Console) -> None:

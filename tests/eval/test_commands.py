@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interlace.eval import probe
+from interlace.eval import probe, vos_rooms
 from interlace.eval.heads import Budget
 from interlace.eval.result import read
 from interlace.launchers import cli
@@ -42,11 +42,28 @@ def test_probe_writes_and_prints(
     assert "raw pixels" in capsys.readouterr().out
 
 
+def test_vos_draws_its_world_once(
+    at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vos_rooms, "SIZE", vos_rooms.WorldSize(clips=2, size=32, frames=4))
+    monkeypatch.setenv("INTERLACE_DATA", str(at_hand))
+    monkeypatch.setenv("MUJOCO_GL", "disable")  # rays
+    assert run(monkeypatch, "eval", "vos", "mine", "--short-side", "32") == 0
+    assert "drawing 2 clips" in capsys.readouterr().out
+    assert run(monkeypatch, "eval", "vos", "mine", "--no-untrained", "--radius", "3") == 0
+    assert "drawing" not in capsys.readouterr().out
+    assert {each.facts.settings["radius"] for each in read(Path("results/mine/vos-rooms.json"))} == {3.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["eval", "probe", "mine", "--on", "moon"], "there is only the built-in world, rooms"),
         (["eval", "probe", "nowhere"], "nowhere"),
+        (["eval", "vos", "mine", "--on", "moon"], "allowed is rooms or davis17"),
+        (["eval", "vos", "mine", "--on", "davis17"], "--data DAVIS goes with --on davis17"),
+        (["eval", "vos", "mine", "--on", "davis17", "--data", "mine"], "give the folder that holds JPEGImages"),
+        (["eval", "vos", "mine", "--temperature", "0"], "temperature is 0.0, it must be positive"),
         (["eval", "probe", "mine", "--device", "toaster"], "device 'toaster'"),
         (["report", "mine", "mine"], "mine: holds no results; make some with `interlace eval`"),
     ],

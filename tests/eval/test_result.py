@@ -81,7 +81,7 @@ def test_units_are_summed_and_resampled_whole() -> None:
     found = scored(list(values), units)
     assert found.value == pytest.approx(values.mean())
     assert found.interval == pytest.approx(interval(values, units))
-    assert (found.n, found.of, len(found.groups)) == (40, 40, 7)
+    assert (found.samples, found.n, found.of) == (40, 7, 7)
 
 
 def test_weights_are_pixels_and_columns_are_classes() -> None:
@@ -139,5 +139,5 @@ def test_columns_of_one_name_are_told_apart_and_what_is_missing_is_said() -> Non
     (sheet,) = sheets([a, b, c, b])
     assert sheet.columns == ("", "A aaaaaaaa seed 0", "A bbbbbbbb seed 0", "A bbbbbbbb seed 1")
     text = sheet.markdown()
-    assert "2 of 3 samples" in text
+    assert "2 of 3 scenes, 2 samples" in text
     assert "Left out of A aaaaaaaa seed 0: clip 7: no depth" in text
