@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from interlace.backbone.config import BackboneConfig
 from interlace.backbone.model import Features
@@ -48,12 +49,34 @@ class GeometryHeads(nn.Module):
 
         Raises ValueError when a needed block or the camera token is missing from ``features``.
         """
-        missing = sorted(set(self.layers) - set(features.layers))
-        if missing or features.camera is None:
-            wanted = f"blocks {missing}" if missing else "a camera token"
-            raise ValueError(f"geometry: features lack {wanted}; call the backbone with layers={list(self.layers)}")
-        whole = features.camera.shape[:2]
-        with torch.autocast(features.camera.device.type, enabled=False):
-            depth, confidence, rays = self.dpt([features.layers[layer].float().flatten(0, 1) for layer in self.layers])
-            poses = self.camera(features.camera.float())
-        return Prediction(depth.unflatten(0, whole), confidence.unflatten(0, whole), rays.unflatten(0, whole), poses)
+        return predict(self.dpt, self.camera, self.layers, features)
+
+
+def predict(
+    dpt: DualDPT, camera: CameraHead, layers: Sequence[int], features: Features, *, at_once: int | None = None
+) -> Prediction:
+    """Geometry from the features of ``backbone(frames, layers=layers)`` or of any chunk of a stream. Always fp32.
+
+    Every frame is read by itself, so a stream's frames give what the whole clip gives. ``at_once``: frames of the DPT
+    computed at a time, and again in backward, which saves memory. Raises ValueError when a needed block or the camera
+    token is missing from ``features``.
+    """
+    missing = sorted(set(layers) - set(features.layers))
+    if missing or features.camera is None:
+        wanted = f"blocks {missing}" if missing else "a camera token"
+        raise ValueError(f"geometry: features lack {wanted}; call the backbone with layers={list(layers)}")
+    whole = features.camera.shape[:2]
+    with torch.autocast(features.camera.device.type, enabled=False):
+        levels = [features.layers[layer].float().flatten(0, 1) for layer in layers]
+        dense = dpt(levels) if at_once is None else _in_parts(dpt, levels, at_once)
+        poses = camera(features.camera.float())
+    depth, confidence, rays = (each.unflatten(0, whole) for each in dense)
+    return Prediction(depth, confidence, rays, poses)
+
+
+def _in_parts(dpt: DualDPT, levels: list[Tensor], at_once: int) -> tuple[Tensor, ...]:
+    parts = [
+        checkpoint(dpt, list(chunk), use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(*(level.split(at_once) for level in levels), strict=True)
+    ]
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))

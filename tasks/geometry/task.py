@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, Features, normalise
 from interlace.data_recipes import Sample, generator
@@ -19,6 +18,7 @@ from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
 from .clips import Clip, choose_clip, picture_clip, prepare_clip, stand_in
 from .dpt import DualDPT
+from .heads import predict
 from .losses import geometry_terms
 from .measures import MEASURES, Blind, Guess, fit_blind, measure
 from .options import GeometryOptions
@@ -126,34 +126,8 @@ class Geometry(Task):
         return dict(self._signals)
 
     def read(self, features: Features) -> Prediction:
-        """Geometry from the features of ``backbone(frames, layers=task.layers)`` or of any chunk of a stream.
-
-        Every frame is read by itself, so a stream's frames give what the whole clip gives. Always fp32.
-
-        Raises ValueError when a needed block or the camera token is missing from ``features``.
-        """
-        missing = sorted(set(self.layers) - set(features.layers))
-        if missing or features.camera is None:
-            wanted = f"blocks {missing}" if missing else "a camera token"
-            raise ValueError(f"geometry: features lack {wanted}; call the backbone with layers={list(self.layers)}")
-        batch, length = features.camera.shape[:2]
-        with torch.autocast(features.camera.device.type, enabled=False):
-            levels = [features.layers[layer].float().flatten(0, 1) for layer in self.layers]
-            depth, confidence, rays = self._dense(levels)
-            poses = self.camera(features.camera.float())
-        whole = (batch, length)
-        return Prediction(depth.unflatten(0, whole), confidence.unflatten(0, whole), rays.unflatten(0, whole), poses)
-
-    def _dense(self, levels: list[Tensor]) -> tuple[Tensor, ...]:
-        """The DPT over all frames of all clips, ``options.dpt_frames`` at a time."""
-        at_once = self.options.dpt_frames
-        if at_once is None:
-            return self.dpt(levels)
-        parts = [
-            checkpoint(self.dpt, list(chunk), use_reentrant=False, preserve_rng_state=False)
-            for chunk in zip(*(level.split(at_once) for level in levels), strict=True)
-        ]
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+        """Geometry from features: see :func:`~.heads.predict`."""
+        return predict(self.dpt, self.camera, self.layers, features, at_once=self.options.dpt_frames)
 
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
         """Per-pixel and per-frame-index constants from training clips: see :func:`~.measures.fit_blind`."""
