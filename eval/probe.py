@@ -61,9 +61,7 @@ def load_rooms(folder: Path | None = None, *, train: int | None = None, test: in
     found = DataHash()
     for name, rooms in (("train", train), ("held_out", test)):
         samples, reader = read_rooms(name, folder=folder, rooms=rooms)
-        length = len(samples[0].frames)
-        count = min(DENSE_FRAMES, length)
-        chosen = np.tile(((np.arange(count) + 1) * length // count - 1)[None], (len(samples), 1))
+        chosen = spread_frames(samples, DENSE_FRAMES)
         maps = pixel_classes(samples, chosen, reader)
         for sample, each in zip(samples, maps, strict=True):
             labels = np.array([f"{key} {value}" for key, value in sorted(sample.labels.items())])
@@ -72,6 +70,13 @@ def load_rooms(folder: Path | None = None, *, train: int | None = None, test: in
     (train_samples, train_frames, train_maps), (test_samples, test_frames, test_maps) = parts
     digest = found.hexdigest()
     return Rooms(train_samples, test_samples, train_frames, test_frames, train_maps, test_maps, digest)
+
+
+def spread_frames(samples: Sequence[Sample], count: int) -> np.ndarray:
+    """[n, f] the last frame of each of ``count`` equal parts of clips of one length, or all frames of shorter clips."""
+    length = len(samples[0].frames)
+    count = min(count, length)
+    return np.tile(((np.arange(count) + 1) * length // count - 1)[None], (len(samples), 1))
 
 
 def cache(subject: Subject, samples: Sequence[Sample], frames: np.ndarray) -> Cached:
@@ -168,7 +173,7 @@ def _segmentation(train: Cached, test: Cached, rooms: Rooms, budget: Budget, see
 
 def _depth(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
     """A linear head on patches that says log metres; nothing is aligned."""
-    truth = [_depths(*each) for each in ((rooms.train, rooms.train_frames), (rooms.test, rooms.test_frames))]
+    truth = [true_depths(*each) for each in ((rooms.train, rooms.train_frames), (rooms.test, rooms.test_frames))]
     patches, known = train.patches.flatten(0, 1), truth[0].flatten(0, 1)
     start = float(known[known > 0].log().mean())
     fitted = fit(
@@ -231,7 +236,7 @@ def relative_poses(samples: Sequence[Sample]) -> Tensor:
     return torch.stack(rows).float()
 
 
-def _depths(samples: Sequence[Sample], frames: np.ndarray) -> Tensor:
+def true_depths(samples: Sequence[Sample], frames: np.ndarray) -> Tensor:
     """[n, f, H, W] float32 metres of the dense frames."""
     rows = []
     for sample, chosen in zip(samples, frames, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from interlace.eval.geometry import Kind
     from interlace.eval.propagation import Propagation
     from interlace.eval.result import Result
     from interlace.eval.subjects import FrozenBackbone, Subject
@@ -67,6 +69,33 @@ def evaluating(console: Console) -> typer.Typer:
 
         values = Propagation(context, radius, neighbours, temperature)
         run_vos(backbone, on, data, out, short_side, values, untrained, device, console)
+
+    @app.command(
+        epilog="Examples: interlace eval geometry runs/demo | "
+        "interlace eval geometry runs/demo --heads fresh --on sintel --data MPI-Sintel"
+    )
+    def geometry(
+        backbone: BackbonePath,
+        on: Annotated[
+            str,
+            typer.Option("--on", help="rooms (built in); sintel, bonn, kitti (depth); sintel, tum, scannet (pose)."),
+        ] = "rooms",
+        data: Annotated[
+            Path | None, typer.Option("--data", help="The folder of a data set that is not built in.")
+        ] = None,
+        of: Annotated[str, typer.Option("--of", help="depth, pose or both.")] = "both",
+        heads: Annotated[str, typer.Option("--heads", help="own (the run's) or fresh (fixed budget).")] = "own",
+        align: Annotated[str, typer.Option("--align", help="Depth: scale, scale_shift, median or metric.")] = "scale",
+        out: Out = None,
+        seed: Seed = 0,
+        rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms of fresh heads.")] = 120,
+        long_side: Annotated[int | None, typer.Option("--long-side", min=1, help="512; of rooms their own.")] = None,
+        untrained: Annotated[bool, typer.Option(help="With fresh heads, an untrained backbone too.")] = True,
+        device: Device = "cpu",
+    ) -> None:
+        """Depth and camera poses read from a stream, by the run's own heads or by fresh ones."""
+        asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained)
+        run_geometry(backbone, asked, out, device, console)
 
     return app
 
@@ -127,6 +156,90 @@ def run_vos(
             subject, root, data=name, short_side=short_side or side, values=values, device=device, say=teller(console)
         )
     keep(results, place, mine, out, f"vos-{on}", console)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What ``interlace eval geometry`` was asked for; see its options. Raises ValueError for what does not exist."""
+
+    on: str
+    data: Path | None
+    of: str
+    heads: str
+    align: str
+    seed: int
+    rooms: int
+    long_side: int | None
+    untrained: bool
+
+    def __post_init__(self) -> None:
+        from interlace.eval.depth_error import ALIGNMENTS
+        from interlace.eval.recordings import DEPTH, POSE
+
+        for name, allowed in (
+            ("on", tuple(dict.fromkeys(("rooms", *DEPTH, *POSE)))),
+            ("of", ("depth", "pose", "both")),
+            ("heads", ("own", "fresh")),
+            ("align", ALIGNMENTS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"eval geometry --{name} {getattr(self, name)}: allowed is {', '.join(allowed)}")
+        if (self.on == "rooms") != (self.data is None):
+            raise ValueError("eval geometry: --data FOLDER goes with a data set that is not built in, and only with it")
+
+    def kinds(self) -> list[Kind]:
+        """What is measured: what was asked for, of what the data set is measured for."""
+        from interlace.eval.recordings import DEPTH, POSE
+
+        known: list[tuple[Kind, Collection[str]]] = [("depth", ("rooms", *DEPTH)), ("pose", ("rooms", *POSE))]
+        found = [kind for kind, names in known if self.on in names and self.of in (kind, "both")]
+        if not found:
+            raise ValueError(f"eval geometry: {self.on} is not measured for {self.of}")
+        return found
+
+
+def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, console: Console) -> None:
+    """Read depth and poses from streams: own heads measure the run alone, fresh ones its baselines too."""
+    from interlace.eval.depth_error import ALIGNMENTS
+    from interlace.eval.geometry import LONG_SIDE, benchmark, rooms, stream_geometry
+    from interlace.eval.heads import Budget
+    from interlace.eval.rooms import read_rooms
+    from interlace.eval.streaming import FreshHeads, OwnHeads, Reader
+    from interlace.eval.subjects import open_subject
+
+    kinds = asked.kinds()
+    alignment = next(each for each in ALIGNMENTS if each == asked.align)
+    mine = open_subject(place, device)
+    readers: list[tuple[Subject, Reader]] = []
+    own = OwnHeads(place, mine.backbone.config, device) if asked.heads == "own" else None
+    if asked.data is None:
+        ready_rooms(console)
+        held_out, _ = read_rooms("held_out")
+        suites = [rooms(kind, held_out) for kind in kinds]
+    else:
+        suites = [benchmark(kind, asked.on, asked.data) for kind in kinds]
+    if own is not None:
+        readers.append((mine, own))
+    else:
+        ready_rooms(console)
+        training, _ = read_rooms("train", rooms=asked.rooms)
+        for subject in with_baselines(mine, place, asked.untrained, device):
+            console.print(f"{subject.name}: fresh heads", highlight=False, markup=False)
+            readers.append((subject, FreshHeads(subject, training, Budget(), asked.seed)))
+    results = []
+    for suite in suites:
+        native = max(held_out[0].frames.shape[1:3]) if asked.data is None else LONG_SIDE
+        for subject, reader in readers:
+            results += stream_geometry(
+                subject,
+                reader,
+                suite,
+                long_side=asked.long_side or native,
+                alignment=alignment,
+                seed=asked.seed,
+                say=teller(console),
+            )
+    keep(results, place, mine, out, f"geometry-{asked.on}-{asked.heads}", console)
 
 
 def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interlace.eval import probe, vos_rooms
+from interlace.eval import heads, probe, vos_rooms
 from interlace.eval.heads import Budget
 from interlace.eval.result import read
 from interlace.launchers import cli
@@ -55,11 +55,32 @@ def test_vos_draws_its_world_once(
     assert {each.facts.settings["radius"] for each in read(Path("results/mine/vos-rooms.json"))} == {3.0}
 
 
+def test_geometry_with_fresh_heads(
+    at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(heads, "Budget", lambda: Budget(steps=3, batch=4, rates=(1e-3,)))
+    assert run(monkeypatch, "eval", "geometry", "mine", "--heads", "fresh") == 0
+    assert "depth/fresh heads on frozen tokens (CUT3R's protocol, one scale a sequence)" in capsys.readouterr().out
+    results = read(Path("results/mine/geometry-rooms-fresh.json"))
+    assert {each.facts.subject for each in results} == {"mine", "untrained (seed 0)", "raw pixels"}
+    assert run(monkeypatch, "eval", "geometry", "mine", "--heads", "fresh", "--of", "pose", "--no-untrained") == 0
+    results = read(Path("results/mine/geometry-rooms-fresh.json"))
+    assert {each.measure for each in results} == {"ate", "rpe_translation", "rpe_rotation_degrees"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["eval", "probe", "mine", "--on", "moon"], "there is only the built-in world, rooms"),
         (["eval", "probe", "nowhere"], "nowhere"),
+        (["eval", "geometry", "mine"], "heads"),
+        (
+            ["eval", "geometry", "mine", "--on", "moon"],
+            "--on moon: allowed is rooms, sintel, bonn, kitti, tum, scannet",
+        ),
+        (["eval", "geometry", "mine", "--heads", "bald"], "--heads bald: allowed is own, fresh"),
+        (["eval", "geometry", "mine", "--on", "sintel"], "--data FOLDER goes with a data set that is not built in"),
+        (["eval", "geometry", "mine", "--on", "tum", "--of", "depth", "--data", "."], "tum is not measured for depth"),
         (["eval", "vos", "mine", "--on", "moon"], "allowed is rooms or davis17"),
         (["eval", "vos", "mine", "--on", "davis17"], "--data DAVIS goes with --on davis17"),
         (["eval", "vos", "mine", "--on", "davis17", "--data", "mine"], "give the folder that holds JPEGImages"),

@@ -1,0 +1,187 @@
+"""Streaming video depth and camera pose by CUT3R's protocol, on data sets as they are distributed and on rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from interlace.data_recipes import DataError, Sample
+from interlace.data_recipes.statistics import scene
+
+from .depth_error import Alignment, DepthError, depth_error
+from .frozen import DataHash
+from .recordings import DEPTH, POSE, Benchmark, Recording
+from .result import Facts, Result, Scores, result
+from .streaming import Reader, watch
+from .subjects import Subject
+from .trajectory import PoseError, pose_error
+
+Kind = Literal["depth", "pose"]
+
+#: The long side of frames, CUT3R's.
+LONG_SIDE = 512
+#: How an alignment is called in a protocol's name.
+ALIGNED = {
+    "scale": "one scale a sequence",
+    "scale_shift": "one scale and shift a sequence",
+    "median": "one ratio of medians a sequence",
+    "metric": "not aligned",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sequence to be read. ``unit``: what the interval resamples it with, itself or its room."""
+
+    name: str
+    unit: str
+    read: Callable[[], Recording]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Sequences with depth or cameras. ``deepest``, ``clip``: see :func:`~.depth_error.depth_error`."""
+
+    kind: Kind
+    title: str
+    unit: str
+    entries: Sequence[Entry]
+    deepest: float | None = None
+    clip: float | None = None
+
+
+def benchmark(kind: Kind, name: str, root: Path) -> Suite:
+    """One of :data:`~.recordings.DEPTH` or :data:`~.recordings.POSE` in the folder ``root``.
+
+    Raises ValueError for another name, DataError where the folder is missing.
+    """
+    known: dict[str, Benchmark] = DEPTH if kind == "depth" else POSE
+    if name not in known:
+        raise ValueError(f"{name}: not measured for {kind}; allowed are rooms, {', '.join(known)}")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the one that {known[name].title} was unpacked to")
+    found = known[name]
+
+    def entry(sequence: str) -> Entry:
+        return Entry(sequence, sequence, lambda: found.read(root, sequence))
+
+    return Suite(kind, found.title, "sequence", [entry(each) for each in found.names], found.deepest, found.clip)
+
+
+def rooms(kind: Kind, samples: Sequence[Sample]) -> Suite:
+    """Clips of the built-in rooms, resampled by room."""
+
+    def entry(sample: Sample) -> Entry:
+        return Entry(sample.key, scene(sample.key), lambda: Recording(sample.frames, sample.depth, sample.c2w))
+
+    return Suite(kind, "built-in rooms", "room", [entry(each) for each in samples])
+
+
+def stream_geometry(
+    subject: Subject,
+    reader: Reader,
+    suite: Suite,
+    *,
+    long_side: int = LONG_SIDE,
+    alignment: Alignment = "scale",
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
+    """Depth errors weighted by valid pixels, or pose errors, of one subject read by one reader.
+
+    A sequence that cannot be read or measured is left out by name. Raises ValueError where none can be.
+    """
+    units: list[str] = []
+    errors: list[Any] = []
+    missing: dict[str, str] = {}
+    hashed = DataHash()
+    with subject.held():
+        for entry in suite.entries:
+            try:
+                recording = entry.read()
+                _check(suite.kind, recording)
+            except DataError as error:
+                missing[entry.unit] = str(error)
+                say(f"left out {entry.name}: {error}")
+                continue
+            hashed.add(entry.name, recording.frames, recording.depth, recording.c2w)
+            errors.append(_measure(subject, reader, suite, recording, long_side, alignment, entry.name))
+            units.append(entry.unit)
+            if suite.unit == "sequence":
+                say(f"{subject.name}: {entry.name}: {_brief(errors[-1])}")
+    how = ALIGNED[alignment] if suite.kind == "depth" else "one similarity a sequence"
+    facts = Facts(
+        protocol=f"{suite.kind}/{reader.name} (CUT3R's protocol, {how})",
+        data=suite.title,
+        unit=suite.unit,
+        subject=subject.name,
+        backbone_hash=subject.digest,
+        data_hash=hashed.hexdigest(),
+        seed=seed,
+        settings={"long_side": long_side, **reader.settings()},
+        missing=missing,
+    )
+    scored = depth_scores(units, errors) if suite.kind == "depth" else pose_scores(units, errors)
+    return [result(each, facts) for each in scored]
+
+
+def depth_scores(units: Sequence[str], errors: Sequence[DepthError]) -> list[Scores]:
+    """Means over sequences, weighted by their valid pixels."""
+    pixels = [each.pixels for each in errors]
+    return [
+        Scores.of("abs_rel", "lower", units, [each.abs_rel for each in errors], pixels),
+        Scores.of("delta_1.25", "higher", units, [each.delta_1 for each in errors], pixels),
+        Scores.of("rmse", "lower", units, [each.rmse for each in errors], pixels),
+        Scores.of("log_rmse", "lower", units, [each.log_rmse for each in errors], pixels),
+    ]
+
+
+def pose_scores(units: Sequence[str], errors: Sequence[PoseError]) -> list[Scores]:
+    """Means over sequences."""
+    return [
+        Scores.of("ate", "lower", units, [each.ate for each in errors]),
+        Scores.of("rpe_translation", "lower", units, [each.rpe_translation for each in errors]),
+        Scores.of("rpe_rotation_degrees", "lower", units, [each.rpe_rotation for each in errors]),
+    ]
+
+
+def _check(kind: Kind, recording: Recording) -> None:
+    """What a subject cannot be blamed for is found before it is asked."""
+    if kind == "depth":
+        if recording.depth is None or len(recording.depth) != len(recording.frames):
+            raise DataError("there is not a depth map for every frame")
+        if not (np.isfinite(recording.depth) & (recording.depth > 0)).any():
+            raise DataError("no pixel has a valid depth")
+    elif recording.c2w is None or recording.c2w.shape != (len(recording.frames), 4, 4) or len(recording.c2w) < 2:
+        raise DataError("there is not a pose for every frame, of two at least")
+    elif not np.isfinite(recording.c2w).all():
+        raise DataError("a true pose is not finite")
+
+
+def _measure(
+    subject: Subject,
+    reader: Reader,
+    suite: Suite,
+    recording: Recording,
+    long_side: int,
+    alignment: Alignment,
+    name: str,
+) -> DepthError | PoseError:
+    """A failure here is the subject's, so it stops the measurement instead of sparing it a hard sequence."""
+    said = watch(subject, reader, recording, long_side)
+    try:
+        if suite.kind == "depth":
+            assert recording.depth is not None  # _check
+            return depth_error(said.depth, recording.depth, alignment=alignment, deepest=suite.deepest, clip=suite.clip)
+        assert recording.c2w is not None  # _check
+        return pose_error(said.c2w, recording.c2w)
+    except ValueError as error:
+        raise ValueError(f"{subject.name} on {name}: {error}") from None
+
+
+def _brief(error: DepthError | PoseError) -> str:
+    return f"abs_rel {error.abs_rel:.3f}" if isinstance(error, DepthError) else f"ate {error.ate:.3f}"
