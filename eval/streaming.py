@@ -19,6 +19,7 @@ from interlace.tasks.geometry.saved import load_heads
 from interlace.tasks.geometry.targets import rotation_matrices
 
 from .depth_error import to_size
+from .frozen import DataHash
 from .heads import Budget, DenseHead, PoseHead, depth_loss, fit, pose_loss
 from .probe import DENSE_FRAMES, cache, relative_poses, spread_frames, true_depths
 from .recordings import Recording
@@ -75,6 +76,10 @@ class FreshHeads:
 
     def __init__(self, subject: Subject, training: Sequence[Sample], budget: Budget, seed: int) -> None:
         self.budget = budget
+        seen = DataHash()
+        for sample in training:
+            seen.add(sample.key, sample.frames, sample.depth, sample.c2w)
+        self.training = f"{len(training)} clips of built-in rooms ({seen.hexdigest()[:12]})"
         frames = spread_frames(training, DENSE_FRAMES)
         tokens = cache(subject, training, frames)
         patches, depth = tokens.patches.flatten(0, 1), true_depths(training, frames).flatten(0, 1)
@@ -89,7 +94,7 @@ class FreshHeads:
         self.pose = fit(lambda: PoseHead(tokens.camera), pose_loss(flat[0], flat[1], flat[2]), each, budget, seed).head
 
     def settings(self) -> dict[str, Any]:
-        return {"trained on": "built-in rooms", **self.budget.settings()}
+        return {"trained on": self.training, **self.budget.settings()}
 
     @torch.no_grad()
     def read(self, tokens: Tokens, first: Tokens, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

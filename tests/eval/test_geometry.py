@@ -387,6 +387,8 @@ def test_own_and_fresh_heads_never_share_a_column(rooms_folder: Path, run_folder
         *("abs_rel", "delta_1.25", "rmse", "log_rmse", "ate", "rpe_translation", "rpe_rotation_degrees")
     }
     assert {each.n for each in results} == {3}
+    fewer = stream_geometry(mine, FreshHeads(mine, training[:6], QUICK, 0), rooms("pose", held_out), long_side=32)
+    assert len(sheets([*results, *fewer])) == len(shown) + 1  # heads that learned from other clips stand apart
 
 
 class Truthful:
