@@ -1,8 +1,8 @@
 """Camera paths through a room. Each starts anywhere and goes either way, so that no single path is a good guess.
 
-Five kinds: "orbit" circles the middle towards the sign's side, "pan" turns where it stands until it looks at the sign,
+Five kinds: "orbit" circles the middle, away from the sign, "pan" turns where it stands until it looks at the sign,
 "dolly" drives towards the middle or away, "crane" rises or sinks, "read" passes before the sign. A camera that turns
-far turns towards the sign: which way can then be told from where the sign is. To see it by motion alone takes far
+far turns to the side where the sign is: which way can then be told from one frame. To see it by motion alone takes far
 longer than the demo trains (measured: 4,000 clips moved nothing). Metres, seconds, radians; the world is z up, poses
 are camera-to-world in OpenCV axes.
 """
@@ -18,7 +18,7 @@ NEAREST = 1.95  # a camera comes no nearer to the room's middle; objects reach t
 WALL_GAP, FLOOR_GAP, CEILING_GAP = 0.25, 0.30, 0.25
 _TURNS = {"orbit": (0.6, 1.2), "read": (0.2, 0.5)}  # radians about the middle over a clip
 _PAN, _AIM = (0.45, 0.75), 0.1  # radians that a pan turns, and how far from the sign's direction it may end
-_SHORT_OF = (0.1, 0.9)  # radians about the middle that an orbit ends short of the sign
+_PAST = (0.15, 0.9)  # radians about the middle that an orbit begins past the sign
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def draw_path(
     yaw = float(rng.uniform(-0.25, 0.25))
     at_sign = tuple(float(x) for x in np.array(sign) + rng.uniform(-0.12, 0.12, 3))
     if kind == "orbit":
-        angle = facing - angle_rate * total - way * float(rng.uniform(*_SHORT_OF))
+        angle = facing + way * float(rng.uniform(*_PAST))
     elif kind == "pan":
         yaw, target = -yaw_rate * total + float(rng.uniform(-_AIM, _AIM)), at_sign
     elif kind == "read":

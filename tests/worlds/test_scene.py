@@ -12,6 +12,7 @@ from interlace.data_recipes.worlds.paths import KINDS, draw_path
 from interlace.data_recipes.worlds.scene import (
     COLOURS,
     SHAPES,
+    SIGN_HEIGHT,
     SLOT_RADIUS,
     SLOT_REACH,
     WORDS,
@@ -129,6 +130,23 @@ def test_no_single_motion_is_a_good_guess(many: list[Room]) -> None:
     assert 0.45 < (np.array(turns)[moving] > 0).mean() < 0.55
     assert np.abs(turns).mean() > 22
     assert set(kinds) == set(KINDS)
+
+
+def test_a_camera_that_turns_far_turns_to_the_signs_side(many: list[Room]) -> None:
+    """Seen in its first frame, whichever way it turns; a pan ends where the sign is in the middle."""
+    agree: dict[str, list[bool]] = {"orbit": [], "pan": []}
+    for scene in (scene for room in many for scene in room.scenes if scene.path.kind in agree):
+        first, last = scene.path.pose(0.0), scene.path.pose(DURATION)
+        turned = (first[:3, :3].T @ last[:3, 2])[0]
+        sides = []
+        for pose in (first, last):
+            sign = pose[:3, :3].T @ ((*scene.sign.position, SIGN_HEIGHT) - pose[:3, 3])
+            sides.append(float(np.arctan2(sign[0], sign[2])))
+        agree[scene.path.kind].append(sides[0] * turned > 0)
+        if scene.path.kind == "pan":
+            assert abs(sides[1]) < 0.3 < abs(sides[0])
+    assert all(agree["pan"])
+    assert np.mean(agree["orbit"]) > 0.9
 
 
 def test_photographs_are_split_by_content() -> None:
