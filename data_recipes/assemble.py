@@ -189,8 +189,9 @@ class Assembler:
         if lengths != (len(shape.sources), len(shape.held_out), len(shape.pictured)):
             return None  # one that was told when the text was read
         numbers = {"weight": shape.weight, "batch": shape.batch, "micro_batches": shape.micro_batches}
-        lists = {"sources": tuple(sources), "held_out": tuple(held_out), "pictured": tuple(pictured)}
-        return TaskRecipe(**numbers, options=options, **lists)
+        return TaskRecipe(
+            **numbers, options=options, sources=tuple(sources), held_out=tuple(held_out), pictured=tuple(pictured)
+        )
 
     def options(self, task: Node, key: str, spec: TaskSpec, config: Any) -> BaseModel | None:
         node = task.child("options") or Node({}, task.file, task.line, task.bad)
