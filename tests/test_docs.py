@@ -77,7 +77,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = resolve(file.read_text(), SECTIONS, environment={"INTERLACE_DATA": str(root)}, file=str(file))
     rows = recipe.tasks["clusters"].options.model_dump()["banks"]
     banks = {name: bank["rows"] for name, bank in rows.items()}
-    sources = [source for task in recipe.tasks.values() for source in (*task.sources, *task.held_out)]
+    sources = [source for task in recipe.tasks.values() for source in (*task.sources, *task.held_out, *task.pictured)]
     for path in {Path(source.path) for source in sources}:
         with SampleWriter(
             path,
