@@ -1,7 +1,9 @@
 """What is trained: a vision transformer over frames that streams."""
 
 from .config import PRESETS, BackboneConfig
+from .digest import NotFrozen
 from .folder import LoadReport, load, load_with_report, save
+from .frozen import FrozenBackbone
 from .model import Backbone, Features
 from .noise import BackboneNoise
 from .preprocess import normalise
@@ -14,7 +16,9 @@ __all__ = [
     "BackboneConfig",
     "BackboneNoise",
     "Features",
+    "FrozenBackbone",
     "LoadReport",
+    "NotFrozen",
     "Stream",
     "from_transformers",
     "load",

@@ -70,11 +70,13 @@ class Assembler:
         backbone = self.backbone(part["backbone"]) if "backbone" in part else None
         engine = self.engine(part["engine"]) if "engine" in part else None
         config = backbone.config if backbone else None
+        if backbone and backbone.frozen and engine and engine.cosine_every:
+            self.wrong(part["engine"], "engine", ("cosine_every",), engine.cosine_every, "0: backbone.frozen is true")
         tasks = self.tasks(part["tasks"], config) if "tasks" in part else None
         for node, key, path in self.measured:
             if path in self.trained:
                 self.errors.append(error_at(node, key, problem=f"{self.trained[path]} trains on it"))
-        if head and backbone and head.start_from and backbone.init:
+        if head and backbone and head.start_from and backbone.init and not backbone.frozen:
             problem = "start_from brings its own backbone; set one of the two to null"
             self.errors.append(error_at(part["backbone"].entries["init"], "backbone.init", problem=problem))
         if self.errors or not (head and backbone and engine and tasks):
@@ -102,12 +104,15 @@ class Assembler:
         config_class, presets = self.sections.backbone, self.sections.presets
         hints, fields = get_type_hints(config_class), dataclasses.fields(config_class)
         definitions: dict[str, Any] = {field.name: (hints[field.name], None) for field in fields}
-        definitions |= {"preset": (str | None, None), "init": (ExistingPath | None, None)}
+        definitions |= {"preset": (str | None, None), "init": (ExistingPath | None, None), "frozen": (bool, False)}
         shape = create_model("_BackboneShape", __base__=Strict, **definitions)
         read: Any = self.read(shape, node, "backbone")
         if read is None:
             return None
-        given = {name: getattr(read, name) for name in read.model_fields_set - {"preset", "init"}}
+        given = {name: getattr(read, name) for name in read.model_fields_set - set(BackboneRecipe.model_fields)}
+        if read.frozen and read.init is None:
+            problem = "a frozen backbone needs weights: set backbone.init"
+            self.errors.append(error_at(node.entries["frozen"], "backbone.frozen", problem=problem))
         if read.preset is not None and read.preset not in presets:
             entry, near = node.entries["preset"], nearest(read.preset, presets)
             self.errors.append(error_at(entry, "backbone.preset", allowed=one_of(presets), near=near))
@@ -119,7 +124,7 @@ class Assembler:
                 self.errors.append(error_at(node, f"backbone.{name}", found="nothing", allowed=allowed))
             return None
         config = self.config({} if read.preset is None else dataclasses.asdict(presets[read.preset]), given, node)
-        return config and BackboneRecipe(preset=read.preset, init=read.init, config=config)
+        return config and BackboneRecipe(preset=read.preset, init=read.init, frozen=read.frozen, config=config)
 
     def config(self, preset: dict[str, Any], given: dict[str, Any], node: Node) -> Any:
         """The backbone's configuration, or None with an error for each field that it refuses."""

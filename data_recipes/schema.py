@@ -109,6 +109,7 @@ class BackboneRecipe(Strict):
 
     preset: str | None = None
     init: ExistingPath | None = None  # weights to start from; None draws them from the recipe's seed
+    frozen: bool = False  # used as it is: no gradient, no noise, hashed before and after
     config: Any
 
 
@@ -125,7 +126,8 @@ class Recipe(Strict):
     def resolved(self) -> dict[str, Any]:
         """Plain data in a recipe's own form with everything written out; reading it back gives an equal recipe."""
         data = self.model_dump(mode="json", exclude={"backbone"})
-        backbone = {"preset": self.backbone.preset, "init": self.backbone.init, **asdict(self.backbone.config)}
+        own = {name: getattr(self.backbone, name) for name in ("preset", "init", "frozen")}
+        backbone = {**own, **asdict(self.backbone.config)}
         head = {key: data.pop(key) for key in ("name", "seed", "start_from")}
         return {**head, "backbone": backbone, **data}
 
@@ -143,6 +145,8 @@ class Recipe(Strict):
         for key in ("name", "start_from"):
             del data[key]
         del data["backbone"]["init"], data["backbone"]["preset"]
+        if not self.backbone.frozen:  # as it was before a recipe could say so
+            del data["backbone"]["frozen"]
         data["backbone"].pop("fps", None)  # it says how to read times, and changes no weight
         for key in BESIDE_TRAINING:
             del data["engine"][key]

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from interlace.backbone.digest import NotFrozen, combined, digest, tensor_digests
 
-class NotFrozen(ValueError):
-    """Something that was to be measured as it is has changed."""
+__all__ = ["DataHash", "NotFrozen", "digest", "frozen"]
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def frozen(module: nn.Module, name: str, expected: str | None = None) -> Iterato
     modes = [(each, each.training) for each in module.modules()]
     wanted = [(each, each.requires_grad) for each in module.parameters()]
     before = tensor_digests(module)
-    whole = _combined(before)
+    whole = combined(before)
     if expected is not None and whole != expected:
         raise NotFrozen(f"{name}: its weights are not those that were loaded; load it again and change nothing")
     module.eval().requires_grad_(False)
@@ -40,27 +39,6 @@ def frozen(module: nn.Module, name: str, expected: str | None = None) -> Iterato
     changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
     if changed:
         raise NotFrozen(f"{name}: {', '.join(changed)} changed while it was measured; there is no result")
-
-
-def digest(module: nn.Module) -> str:
-    """SHA-256 over every parameter and buffer, non-persistent ones too: name, dtype, shape, bytes."""
-    return _combined(tensor_digests(module))
-
-
-def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """SHA-256 of each parameter and buffer by its name."""
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {name: _tensor_digest(tensor) for name, tensor in named}
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    found = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-    found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
-def _combined(digests: dict[str, str]) -> str:
-    return hashlib.sha256("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode()).hexdigest()
 
 
 class DataHash:
@@ -81,4 +59,4 @@ class DataHash:
 
     def hexdigest(self) -> str:
         """Of all that was added so far."""
-        return _combined(self._parts)
+        return combined(self._parts)

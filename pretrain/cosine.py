@@ -26,7 +26,8 @@ class TaskGradients:
         self._task: str | None = None
         self._sums: dict[str, dict[str, Tensor]] = {}
         for name, parameter in watched(backbone):
-            parameter.register_hook(lambda gradient, name=name: self._see(name, gradient))
+            if parameter.requires_grad:
+                parameter.register_hook(lambda gradient, name=name: self._see(name, gradient))
 
     def begin(self, *, sample: bool) -> None:
         """A step begins; collect during it, or not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interlace import backbone as backbones
+from interlace.backbone.frozen import REFERENCE, write_reference
 from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.schema import Recipe
 
 from .checkpoint import BadCheckpoint, Reader, Writer, newest, prune
+from .partitions import MOMENTS
 from .ranks import Ranks
 from .run_folder import RunFolder
 from .step import Parts
@@ -53,6 +55,7 @@ def save_checkpoint(folder: RunFolder, parts: Parts, recipe: Recipe, step: int, 
             "world": ranks.world,
             "adam_steps": {STUDENT: parts.engine.adam_steps, CENTRES: parts.centres.adam_steps},
             "cursors": cursors,
+            "frozen_backbone": parts.frozen.sha256 if parts.frozen else None,
         }
         writer.commit(state)
         prune(folder.checkpoints, recipe.engine.keep)
@@ -67,6 +70,7 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
             f"{path} was made with another recipe (the run's recipe.yaml shows it): resuming must change nothing that "
             "decides the weights; to begin anew from its weights, set start_from in a new run"
         )
+    _require_its_backbone(reader, parts)
     step = int(reader.state["step"])
     for task, sources in reader.state["cursors"].items():
         for source, cursor in feeds[task].cursors(step).items():
@@ -83,14 +87,43 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
 
 
 def load_weights(run: Path, parts: Parts) -> None:
-    """Begin from the weights of another run: backbone, heads, teachers and centres; Adam begins anew."""
+    """Begin from the weights of another run: backbone, heads, teachers and centres; Adam begins anew.
+
+    Of two runs on a frozen backbone, which must be the same, one may train what the other leaves as it is.
+    """
     path = newest(RunFolder(run).checkpoints)
     if path is None:
         raise BadCheckpoint(f"start_from: {run} holds no checkpoint")
     reader = Reader(path)
-    parts.engine.load_state(_fresh_moments(reader.tensors(STUDENT)), 0)
+    _require_its_backbone(reader, parts)
+    parts.engine.load_state(_beginning(reader.tensors(STUDENT), parts.engine.trained), 0)
     parts.teachers.load_state(reader.tensors(TEACHERS))
     parts.centres.load_state(_fresh_moments(reader.tensors(CENTRES)), 0)
+
+
+def _require_its_backbone(reader: Reader, parts: Parts) -> None:
+    """A checkpoint of a run on a frozen backbone holds the backbone's hash in place of its weights."""
+    theirs = reader.state.get("frozen_backbone")
+    ours = parts.frozen.sha256 if parts.frozen else None
+    if theirs == ours:
+        return
+    if ours is None or theirs is None:
+        here, there = ("trained", "frozen") if ours is None else ("frozen", "trained")
+        raise BadCheckpoint(
+            f"{reader.folder}: the backbone is {there} there and {here} here; set backbone.frozen alike, or begin from "
+            "that run's backbone alone with backbone.init"
+        )
+    raise BadCheckpoint(f"{reader.folder} belongs to another frozen backbone than backbone.init names (hashes differ)")
+
+
+def _beginning(stream: Iterable[tuple[str, Tensor]], trained: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a stream, with zeros as the moments of those that are trained from here on."""
+    for label, tensor in stream:
+        if label.startswith(WEIGHT):
+            yield label, tensor
+            if label.removeprefix(WEIGHT) in trained:
+                for moment in MOMENTS:
+                    yield f"{moment}/{label.removeprefix(WEIGHT)}", torch.zeros_like(tensor)
 
 
 def _fresh_moments(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -99,10 +132,17 @@ def _fresh_moments(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, 
 
 
 def export(folder: RunFolder, parts: Parts, recipe: Recipe, ranks: Ranks) -> None:
-    """Write ``backbone/`` and ``heads/TASK.safetensors`` with their configurations, fp32, whole or not at all."""
+    """Write ``backbone/`` and ``heads/TASK.safetensors`` with their configurations, fp32, whole or not at all.
+
+    Of a frozen backbone ``backbone.json`` says which it was.
+    """
     with parts.engine.full_parameters() as student:
         if ranks.first:
-            _replace(folder.root / "backbone", lambda target: backbones.save(student.backbone, target))
+            if parts.frozen is not None and recipe.backbone.init is not None:
+                where, config = recipe.backbone.init, student.backbone.config
+                write_reference(folder.root / REFERENCE, where, config, parts.frozen.sha256)
+            else:
+                _replace(folder.root / "backbone", lambda target: backbones.save(student.backbone, target))
             _replace(folder.root / "heads", lambda target: _write_heads(target, student.tasks.items(), recipe))
     dist.barrier()
 

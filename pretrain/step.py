@@ -15,6 +15,7 @@ from interlace.data_recipes.feed import MicroBatch
 from interlace.tasks.interface import Batch, Progress, Term
 
 from .cosine import TaskGradients
+from .frozen import FrozenGuard
 from .health import NonFinite
 from .sharded import ShardedAdam
 from .teachers import Teachers
@@ -39,6 +40,7 @@ class Parts:
     centres: ShardedAdam
     teachers: Teachers
     cosine: TaskGradients
+    frozen: FrozenGuard | None = None  # of a backbone that is not trained
 
 
 def interlaced_step(

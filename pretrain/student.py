@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from interlace.backbone import Backbone
+from interlace.backbone import Backbone, FrozenBackbone
 from interlace.tasks.interface import Batch, Progress, Task, Term
+
+#: What begins the names of the backbone's parameters, before a dot.
+BACKBONE = "backbone"
 
 
 class Student(nn.Module):
@@ -20,6 +23,13 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.tasks = nn.ModuleDict(dict(tasks))
+
+    @property
+    def by_reference(self) -> frozenset[str]:
+        """Names of the parameters that checkpoints do not hold: those of a frozen backbone, known by its hash."""
+        if not isinstance(self.backbone, FrozenBackbone):
+            return frozenset()
+        return frozenset(f"{BACKBONE}.{name}" for name, _ in self.backbone.named_parameters())
 
     def forward(self, task: str, batch: Batch, teacher: nn.Module | None, progress: Progress) -> dict[str, Term]:
         """The loss terms of this rank's part of one micro-batch of ``task``."""

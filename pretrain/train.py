@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from interlace import backbone as backbones
-from interlace.backbone import PRESETS, Backbone, BackboneConfig
+from interlace.backbone import PRESETS, Backbone, BackboneConfig, FrozenBackbone
 from interlace.data_recipes.loader import Loader, interleaved
 from interlace.data_recipes.recipe import read_recipe, resolve
 from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
@@ -28,6 +28,7 @@ from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 from .cosine import TaskGradients
 from .evaluate import PICTURED, HeldOut
 from .feeds import build_feeds, held_out_samples, pictured_samples, training_samples
+from .frozen import FrozenGuard
 from .health import NonFinite, account
 from .ranks import Ranks, join
 from .replay import read_replay, replay_step, write_replay
@@ -78,8 +79,9 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
 
     Works alone, under torchrun and under srun. With ``resume`` it goes on from the newest checkpoint, bit for bit on
     the same number of ranks, or begins when there is none. Raises FolderInUse for another run's folder without
-    ``resume``, :class:`Stopped` for numbers that are not finite (nothing changed, a replay file written) and
-    :class:`Terminated` on SIGTERM, once it has saved.
+    ``resume``, :class:`Stopped` for numbers that are not finite (nothing changed, a replay file written),
+    :class:`interlace.backbone.NotFrozen` for a frozen backbone that changed, and :class:`Terminated` on SIGTERM, once
+    it has saved.
     """
     observer = observer or Observer()
     ranks, engine, folder = join(), recipe.engine, RunFolder(root)
@@ -96,6 +98,8 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
         start = load_checkpoint(checkpoint, parts, recipe.digest(), feeds)
     elif recipe.start_from is not None:
         load_weights(Path(recipe.start_from), parts)
+    if parts.frozen is not None:
+        parts.frozen.check(parts.engine, "before training")
     loader = Loader(
         feeds,
         interleaved({name: part.micro_batches for name, part in recipe.tasks.items()}),
@@ -145,6 +149,8 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
                 raise Stopped(account(error, step, keys, str(path))) from error
 
             done, last = step + 1, step + 1 == engine.steps
+            if parts.frozen is not None and last:
+                parts.frozen.check(parts.engine, "after training")
             watch.step(done, outcome, loader.waited(), rate=rate, log=done % engine.log_every == 0 or last or sampled)
             if ranks.first:
                 observer.step(done, outcome)
@@ -171,7 +177,8 @@ def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
     """The backbone under the tasks' heads; without ``recipe.backbone.init`` it is drawn from ``recipe.seed`` alone."""
     config = recipe.backbone.config
     if recipe.backbone.init is not None:
-        return Student(backbones.load(recipe.backbone.init, **asdict(config)), tasks)
+        backbone = backbones.load(recipe.backbone.init, **asdict(config))
+        return Student(FrozenBackbone.of(backbone) if recipe.backbone.frozen else backbone, tasks)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return Student(Backbone(config), tasks)
@@ -180,6 +187,7 @@ def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
 def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
     """The student in its engine, its teachers, which copy what it begins with, and its centres."""
     engine, student = recipe.engine, build_student(recipe, tasks)
+    guard = FrozenGuard(student.backbone) if recipe.backbone.frozen else None
     teachers = Teachers(student, ranks.device)
     cosine = TaskGradients(student.backbone)
     zero = ZeroEngine(
@@ -204,7 +212,7 @@ def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
         eps=engine.eps,
         weight_decay=engine.weight_decay,
     )
-    return Parts(zero, centres, teachers, cosine)
+    return Parts(zero, centres, teachers, cosine, guard)
 
 
 def replay(file: Path) -> dict[str, float]:

@@ -62,7 +62,7 @@ def test_the_resolved_form_says_everything() -> None:
     resolved = good().resolved()
     assert set(resolved) == {"name", "seed", "start_from", "backbone", "engine", "tasks"}
     assert set(resolved["engine"]) == set(type(good().engine).model_fields)
-    assert set(resolved["backbone"]) == {"preset", "init", *dataclasses.asdict(good().backbone.config)}
+    assert set(resolved["backbone"]) == {"preset", "init", "frozen", *dataclasses.asdict(good().backbone.config)}
     assert resolved["tasks"]["ssl"]["options"]["crops"] == {"count": 2, "scale": [0.05, 0.32]}
 
 

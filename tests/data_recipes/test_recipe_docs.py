@@ -29,7 +29,12 @@ def test_the_table_has_every_key_with_its_default() -> None:
     expected |= {f"engine.{key}": default(Engine, key) for key in Engine.model_fields if key != "zero"}
     expected |= {f"engine.zero.{key}": default(Zero, key) for key in Zero.model_fields}
     expected |= {f"tasks.T.{key}": default(TaskRecipe, key) for key in TaskRecipe.model_fields}
-    expected |= {"backbone.preset": "null", "backbone.init": "null", "backbone.*": "the preset's"}
+    expected |= {
+        "backbone.preset": "null",
+        "backbone.init": "null",
+        "backbone.frozen": "false",
+        "backbone.*": "the preset's",
+    }
     assert expected == ROWS
 
 
