@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from interlace.backbone import FrozenBackbone
 from interlace.tasks.interface import Progress, Task
 
 from .student import Student
@@ -81,6 +82,8 @@ def followed_names(task: str, teacher: nn.Module, student: Student) -> dict[str,
     shapes = {name: p.shape for name, p in student.named_parameters()}
     followed = {}
     for name, p in teacher.named_parameters():
+        if name.startswith("backbone.") and isinstance(student.backbone, FrozenBackbone):
+            continue  # it stays as its student does
         if name.startswith("backbone."):
             source = name
         elif name.startswith("heads."):

@@ -99,7 +99,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     elif recipe.start_from is not None:
         load_weights(Path(recipe.start_from), parts)
     if parts.frozen is not None:
-        parts.frozen.check(parts.engine, "before training")
+        parts.frozen.check("before training")
     loader = Loader(
         feeds,
         interleaved({name: part.micro_batches for name, part in recipe.tasks.items()}),
@@ -150,7 +150,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
 
             done, last = step + 1, step + 1 == engine.steps
             if parts.frozen is not None and last:
-                parts.frozen.check(parts.engine, "after training")
+                parts.frozen.check("after training")
             watch.step(done, outcome, loader.waited(), rate=rate, log=done % engine.log_every == 0 or last or sampled)
             if ranks.first:
                 observer.step(done, outcome)
@@ -187,7 +187,7 @@ def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
 def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
     """The student in its engine, its teachers, which copy what it begins with, and its centres."""
     engine, student = recipe.engine, build_student(recipe, tasks)
-    guard = FrozenGuard(student.backbone) if recipe.backbone.frozen else None
+    guard = FrozenGuard(student.backbone) if isinstance(student.backbone, FrozenBackbone) else None
     teachers = Teachers(student, ranks.device)
     cosine = TaskGradients(student.backbone)
     zero = ZeroEngine(

@@ -119,6 +119,7 @@ class ZeroEngine:
     def __init__(self, student: Student, config: ZeroConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self._student = student.to(device)
+        student.backbone.to(device)  # a frozen one is not within the student
         self._parameters: dict[str, Any] = dict(student.named_parameters())
         self._shapes = {name: p.shape for name, p in self._parameters.items()}
         for name, p in self._parameters.items():
@@ -201,18 +202,10 @@ class ZeroEngine:
 
     # ---- weights and state, whole
 
-    def named_masters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """The fp32 master of every parameter whose name begins with ``prefix``, whole, on every rank, one at a time.
-
-        Collective under stage 3.
-        """
+    def named_masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter's fp32 master, whole, on every rank, one at a time. Collective under stage 3."""
         for name in self._parameters:
-            if name.startswith(prefix):
-                yield name, self._whole(name, WEIGHT)
-
-    def backbone_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """The backbone's buffers on this rank, which no stage partitions, non-persistent ones too."""
-        return self._student.backbone.named_buffers()
+            yield name, self._whole(name, WEIGHT)
 
     @property
     def trained(self) -> frozenset[str]:
@@ -280,9 +273,8 @@ class ZeroEngine:
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """("weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME") and their whole fp32 tensors, one at a time; collective.
 
-        Independent of stage and world size. Frozen parameters have no moments, and those of a frozen backbone are not
-        there at all. With :attr:`adam_steps` it is all that :meth:`load_state` needs. What is already whole on this
-        rank is not copied: copy what outlives the next step.
+        Independent of stage and world size. Frozen parameters have no moments. With :attr:`adam_steps` it is all that
+        :meth:`load_state` needs. What is already whole on this rank is not copied: copy what outlives the next step.
         """
         for name, key in self._entries():
             yield f"{key}/{name}", self._whole(name, key)
@@ -314,8 +306,6 @@ class ZeroEngine:
 
     def _entries(self) -> Iterator[tuple[str, str]]:
         for name, p in self._parameters.items():
-            if name in self._student.by_reference:
-                continue
             for key in (WEIGHT, *MOMENTS) if p.requires_grad else (WEIGHT,):
                 yield name, key
 

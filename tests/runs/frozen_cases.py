@@ -35,8 +35,7 @@ def run_on_frozen(
         outcome = original(parts, micros, **options)
         handle.remove()
         if alter is not None and rank == world - 1 and options["progress"].step == 0:
-            p = dict(backbone.named_parameters())[alter]
-            (p.ds_tensor if hasattr(p, "ds_tensor") else p).data.view(-1)[0] += 1e-6
+            dict(backbone.named_parameters())[alter].data.view(-1)[0] += 1e-6
         return outcome
 
     train.interlaced_step = step
