@@ -125,6 +125,11 @@ def _notes(group: Sequence[Result], labels: dict[_Column, str]) -> tuple[str, ..
         notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in facts.settings.items()) + ".")
     left_out = {(labels[_column(each.facts)], *item) for each in group for item in each.facts.missing.items()}
     notes += [f"Left out of {label}: {name}: {why}" for label, name, why in sorted(left_out)]
+    found = {(labels[_column(each.facts)], each.measure): each.facts.found for each in group if each.facts.found}
+    notes += [
+        f"{label}, {measure}: " + ", ".join(f"{key} {value}" for key, value in values.items()) + "."
+        for (label, measure), values in found.items()
+    ]
     hashes = {labels[_column(each.facts)]: each.facts.backbone_hash for each in group}
     notes.append("Hashes: " + ", ".join(f"{label} {found[:12]}" for label, found in hashes.items()) + ".")
     return (*notes, f"Data {facts.data_hash[:12]}.")

@@ -52,6 +52,7 @@ class Facts:
 
     ``protocol``: its full name: two protocols never share a column. ``data``: the data set's name. ``unit``: what is
     resampled. ``settings``: every choice that could move the value. ``missing``: unit -> why it was left out.
+    ``found``: what a head's tuning came to, such as the rate that was kept; it is part of no comparison.
     """
 
     protocol: str
@@ -63,6 +64,7 @@ class Facts:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def read(path: Path) -> list[Result]:
     try:
         return [
             Result(
-                facts=Facts(**{name: row[name] for name in names}),
+                facts=Facts(**{name: row[name] for name in names if name in row or name != "found"}),
                 measure=row["measure"],
                 better=row["better"],
                 samples=row["samples"],

@@ -14,8 +14,9 @@ from interlace.data_recipes import DataError, Sample, ShardReader
 from interlace.data_recipes.shards import MANIFEST
 from interlace.data_recipes.worlds import drafts, render
 from interlace.data_recipes.worlds.demo import demo_folder
+from interlace.data_recipes.worlds.paths import KINDS
 from interlace.data_recipes.worlds.rooms import ClipShape
-from interlace.data_recipes.worlds.scene import BACKGROUND, SHAPES, Scene
+from interlace.data_recipes.worlds.scene import BACKGROUND, SHAPES, Room, Scene
 
 #: Classes of pixels; objects by their shape, meshes together. What nothing covers is IGNORED.
 CLASSES = (*BACKGROUND[1:], *SHAPES, "prop")
@@ -23,6 +24,11 @@ IGNORED = 255
 
 #: Two drawings of one room agree about the depth of all but edges: this share of pixels, to this part.
 _AGREEING, _DEPTH_TOLERANCE = 0.9, 0.02
+#: Metres, and parts of a direction, by which two drawings of one camera may differ.
+_POSE_TOLERANCE = 1e-5
+
+#: Kinds of camera paths: what a clip can only be told by as a whole.
+PATHS = tuple(sorted(set(KINDS)))
 
 
 def read_rooms(split: str, *, folder: Path | None = None, rooms: int | None = None) -> tuple[list[Sample], ShardReader]:
@@ -45,9 +51,7 @@ def pixel_classes(samples: Sequence[Sample], frames: np.ndarray, reader: ShardRe
     Rays are cast into the rooms again, which needs no OpenGL. Raises DataError, naming the clip, where the rooms that
     this program builds are not those that were drawn.
     """
-    settings = reader.manifest.get("extra", {}).get("settings")
-    if not settings:
-        raise DataError(f"{reader.folder}: not made by `interlace prepare demo`; what its pixels show is not known")
+    settings = _settings(reader)
     held_out = reader.manifest["split"] != "train"
     asked: dict[int, list[tuple[int, int, list[float]]]] = {}
     for place, sample in enumerate(samples):
@@ -68,6 +72,36 @@ def pixel_classes(samples: Sequence[Sample], frames: np.ndarray, reader: ShardRe
                 _check_fit(sample.key, depth, sample.depth[frames[place]])
             classes[place] = found
     return classes
+
+
+def path_classes(samples: Sequence[Sample], reader: ShardReader) -> np.ndarray:
+    """[n] int64: the kind of each clip's camera path, its place in :data:`PATHS`. Nothing is drawn for it.
+
+    Raises DataError, naming the clip, where the rooms that this program builds are not those that were drawn.
+    """
+    settings = _settings(reader)
+    rooms: dict[int, Room] = {}
+    found = []
+    for sample in samples:
+        number, scene = _place(sample.key)
+        if number not in rooms:
+            job = _job(reader.manifest["name"], number, settings, reader.manifest["split"] != "train")
+            rooms[number] = drafts.draw(job)
+        path = rooms[number].scenes[scene].path
+        poses = np.stack([path.pose(float(time)) for time in sample.times])
+        if sample.c2w is None or not np.allclose(poses, sample.c2w, atol=_POSE_TOLERANCE):
+            raise DataError(
+                f"{sample.key}: its camera is not the one that this version draws; run `interlace prepare demo`"
+            )
+        found.append(PATHS.index(path.kind))
+    return np.array(found, np.int64)
+
+
+def _settings(reader: ShardReader) -> dict[str, Any]:
+    settings = reader.manifest.get("extra", {}).get("settings")
+    if not settings:
+        raise DataError(f"{reader.folder}: not made by `interlace prepare demo`; what its clips show is not known")
+    return dict(settings)
 
 
 def _check_fit(key: str, drawn: np.ndarray, stored: np.ndarray) -> None:

@@ -97,6 +97,9 @@ def evaluating(console: Console) -> typer.Typer:
         asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained)
         run_geometry(backbone, asked, out, device, console)
 
+    from .probing import add_probes
+
+    add_probes(app, console)
     return app
 
 

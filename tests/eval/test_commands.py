@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from interlace.eval import heads, probe, vos_rooms
+from interlace.eval import heads, probe, video_probe, vos_rooms
 from interlace.eval.heads import Budget
 from interlace.eval.result import read
 from interlace.launchers import cli
@@ -68,6 +69,14 @@ def test_geometry_with_fresh_heads(
     assert {each.measure for each in results} == {"ate", "rpe_translation", "rpe_rotation_degrees"}
 
 
+def test_video_of_the_rooms(at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(video_probe, "probe_rooms", partial(video_probe.probe_rooms, steps=2, batch=4))
+    assert run(monkeypatch, "eval", "video", "mine") == 0
+    assert "mine, camera_path: kept rate" in capsys.readouterr().out
+    results = read(Path("results/mine/video-rooms.json"))
+    assert [each.facts.subject for each in results] == ["mine", "untrained (seed 0)", "raw pixels"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -86,6 +95,10 @@ def test_geometry_with_fresh_heads(
         (["eval", "vos", "mine", "--on", "davis17", "--data", "mine"], "give the folder that holds JPEGImages"),
         (["eval", "vos", "mine", "--temperature", "0"], "temperature is 0.0, it must be positive"),
         (["eval", "probe", "mine", "--device", "toaster"], "device 'toaster'"),
+        (["eval", "video", "mine", "--on", "moon"], "--on moon: allowed is rooms, k400, ssv2"),
+        (["eval", "video", "mine", "--views", "all"], "--views all: allowed is concatenated, flat"),
+        (["eval", "video", "mine", "--on", "ssv2"], "--data FOLDER goes with a data set that is not built in"),
+        (["eval", "video", "mine", "--on", "k400", "--data", "mine"], "give the folder that holds annotations"),
         (["report", "mine", "mine"], "mine: holds no results; make some with `interlace eval`"),
     ],
 )

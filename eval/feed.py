@@ -1,0 +1,79 @@
+"""Training and test items, read one after another or by workers; what is broken is left out by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from interlace.data_recipes import DataError, generator
+
+
+class Items(Protocol):
+    """A data set. ``names`` [n]: of its items, all different."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def read(self, index: int, rng: np.random.Generator | None) -> Any:
+        """An item, augmented by ``rng``, or as it is tested without. Raises DataError for one that is broken."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Broken:
+    why: str
+
+
+class _Reader(Dataset[tuple[int, Any]]):
+    def __init__(self, items: Items, order: np.ndarray, seed: int | None) -> None:
+        self.items, self.order, self.seed = items, order, seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> tuple[int, Any]:
+        index = int(self.order[place])
+        rng = None if self.seed is None else generator(self.seed, "probe item", place)
+        try:
+            return index, self.items.read(index, rng)
+        except DataError as error:
+            return index, _Broken(str(error))
+
+
+def batches(
+    items: Items,
+    order: np.ndarray,
+    size: int,
+    left_out: dict[str, str],
+    *,
+    workers: int = 0,
+    seed: int | None = None,
+) -> Iterator[list[tuple[int, Any]]]:
+    """(index, item) in this ``order``, ``size`` at once, fewer where some are broken.
+
+    ``left_out`` gathers name -> why of those. ``seed``: items are augmented by generators that depend on it and on the
+    place in ``order`` alone; None: none is. The order, and what is drawn, do not depend on ``workers``.
+    """
+    reader = _Reader(items, order, seed)
+    # a generator of its own, or the loader would draw its workers' seed from the one that heads begin with
+    loader = DataLoader(reader, size, num_workers=workers, collate_fn=list, generator=torch.Generator())
+    for batch in loader:
+        whole = []
+        for index, value in batch:
+            if isinstance(value, _Broken):
+                left_out[items.names[index]] = value.why
+            else:
+                whole.append((index, value))
+        if whole:
+            yield whole
+
+
+def training_order(length: int, count: int, seed: int) -> np.ndarray:
+    """[count] int64: epoch after epoch, each of all ``length`` items in an order of its own."""
+    epochs = -(-count // length)
+    return np.concatenate([generator(seed, "probe order", each).permutation(length) for each in range(epochs)])[:count]
