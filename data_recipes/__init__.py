@@ -2,7 +2,7 @@
 
 from .media import DataError
 from .randomness import generator
-from .sample import FIELDS, Sample, Text
+from .sample import FIELDS, Episode, Sample, Text
 from .shards import SampleWriter, ShardReader
 
-__all__ = ["FIELDS", "DataError", "Sample", "SampleWriter", "ShardReader", "Text", "generator"]
+__all__ = ["FIELDS", "DataError", "Episode", "Sample", "SampleWriter", "ShardReader", "Text", "generator"]

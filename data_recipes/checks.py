@@ -42,6 +42,8 @@ def check_sample(
         _check_camera(sample, demand)
     if "texts" in fields:
         _check_texts(sample, demand)
+    if "episode" in fields:
+        _check_episode(sample, demand)
     if "clusters" in fields:
         demand(bool(sample.clusters), "no clusters")
         for bank, centres in sample.clusters.items():
@@ -83,6 +85,24 @@ def _check_camera(sample: Sample, demand: Demand) -> None:
     turn = c2w[:, :3, :3]
     orthonormal = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max() < 1e-4 and (np.linalg.det(turn) > 0).all()
     demand(orthonormal and (c2w[:, 3] == (0, 0, 0, 1)).all(), "c2w is not a rotation and a translation")
+
+
+def _check_episode(sample: Sample, demand: Demand) -> None:
+    episode = sample.episode
+    if episode is None:
+        return demand(False, "no episode (instruction, actions, proprio and steps)")
+    actions, proprio, steps = episode.actions, episode.proprio, np.asarray(episode.steps)
+    demand(actions.ndim == 2 and 0 not in actions.shape, f"actions {actions.shape} are not [N, A] of at least one step")
+    demand(bool(np.isfinite(actions).all()), "an action is not finite")
+    gripper = actions[:, -1]
+    demand((gripper >= 0).all() and (gripper <= 1).all(), "the last number of an action (the gripper) is outside 0...1")
+    demand(proprio.ndim == 2 and len(proprio) == len(actions), f"proprio {proprio.shape} is not [{len(actions)}, P]")
+    demand(bool(np.isfinite(proprio).all()), "proprio is not finite")
+    demand(
+        steps.shape == sample.frames.shape[:1] and np.issubdtype(steps.dtype, np.integer), "steps are not [T] integers"
+    )
+    ascending = (np.diff(steps) > 0).all() and steps[0] >= 0 and steps[-1] < len(actions)
+    demand(ascending, f"steps {steps.tolist()} do not ascend within the {len(actions)} of the episode")
 
 
 def _check_texts(sample: Sample, demand: Demand) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 #: What a source may offer and a task may need. "frames" is always there.
-FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
+FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels", "episode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,20 @@ class Text:
     answer: str
     frame: int
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """What a robot was told and did: N steps, each with one action. All of it, whichever frames were decoded.
+
+    The last number of an action is the gripper: 1 open, 0 closed. What the others are is the dataset's to say.
+    ``steps``: the step at which each decoded frame was seen, before that step's action.
+    """
+
+    instruction: str
+    actions: np.ndarray  # [N, A] float32
+    proprio: np.ndarray  # [N, P] float32, what the robot knows of itself; P may be 0
+    steps: np.ndarray  # [T] int64, ascending
 
 
 @dataclass(kw_only=True)
@@ -46,3 +60,4 @@ class Sample:
     texts: list[Text] = field(default_factory=list)
     clusters: dict[str, np.ndarray] = field(default_factory=dict)  # bank ("object", "motion") -> [positives] int64
     labels: dict[str, int] = field(default_factory=dict)  # classes for held-out probes, e.g. {"floor": 3}
+    episode: Episode | None = None

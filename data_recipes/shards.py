@@ -12,6 +12,10 @@ frames                  jpeg_array            T files, JPEG (quality 95, 4:4:4) 
 depth, sky              bytes                 zstd of float32 [T, H, W] in byte planes (exact); of packed bits, or empty
 K, c2w                  ndarray:float32/64    [T, 3, 3] and [T, 4, 4] (field "camera")
 texts, clusters, labels json                  as in :class:`Sample`
+instruction             str                   of field "episode", with
+actions                 ndarray:float32       [N, A]
+proprio                 bytes                 float32 [N, P]; P may be 0
+steps                   ndarray:int64         [T]
 ======================  ====================  ======================================================================
 """
 
@@ -32,7 +36,7 @@ import zstd
 from .checks import check_sample
 from .mds import MdsFolder, decode_array
 from .media import CODECS, DataError, decode_image, encode_image
-from .sample import FIELDS, Sample, Text
+from .sample import FIELDS, Episode, Sample, Text
 
 MANIFEST = "dataset.json"
 VERSION = 1
@@ -47,6 +51,12 @@ _COLUMNS = {
     "texts": {"texts": "json"},
     "clusters": {"clusters": "json"},
     "labels": {"labels": "json"},
+    "episode": {
+        "instruction": "str",
+        "actions": "ndarray:float32",
+        "proprio": "bytes",
+        "steps": "ndarray:int64",
+    },
 }
 
 
@@ -178,7 +188,7 @@ class ShardReader:
 
         Without "frames" among the fields, ``Sample.frames`` is [T, 0, 0, 3]. ``choose`` sees the clip's times and
         names the frames to decode: everything that has a frame axis is cut to them, a text keeps its place if its
-        frame is among them and is left out otherwise.
+        frame is among them and is left out otherwise. An episode's actions stay whole.
         """
         wanted = self.fields if fields is None else frozenset(fields)
         if lacking := sorted(wanted - self.fields):
@@ -244,6 +254,13 @@ def _encode(sample: Sample, fields: Collection[str], codec: str) -> dict[str, An
         assert sample.K is not None
         assert sample.c2w is not None
         row |= {"K": sample.K.astype(np.float32), "c2w": sample.c2w.astype(np.float64)}
+    if sample.episode is not None:
+        row |= {
+            "instruction": sample.episode.instruction,
+            "actions": sample.episode.actions.astype(np.float32),
+            "proprio": sample.episode.proprio.astype("<f4").tobytes(),
+            "steps": sample.episode.steps.astype(np.int64),
+        }
     row["texts"] = [asdict(text) | {"boxes": text.boxes.tolist()} for text in sample.texts]
     row["clusters"] = {bank: centres.tolist() for bank, centres in sample.clusters.items()}
     row["labels"] = sample.labels
@@ -285,6 +302,15 @@ def _decode(
         sample.clusters = {bank: np.array(centres, np.int64) for bank, centres in banks.items()}
     if "labels" in columns:
         sample.labels = json.loads(columns["labels"])
+    if "actions" in columns:
+        actions = decode_array(columns["actions"], "float32")
+        proprio = np.frombuffer(columns["proprio"], "<f4")
+        sample.episode = Episode(
+            instruction=columns["instruction"].decode(),
+            actions=actions,
+            proprio=proprio.reshape(len(actions), len(proprio) // len(actions)).copy(),
+            steps=decode_array(columns["steps"], "int64")[chosen],
+        )
     return sample
 
 

@@ -82,12 +82,16 @@ def demo(
     run_demo(run, seed, long, resume, console)
 
 
-@app.command(epilog="Examples: interlace prepare demo | interlace prepare ~/Pictures --to shards/pictures")
+@app.command(
+    epilog="Examples: interlace prepare demo | interlace prepare table | interlace prepare ~/Pictures --to shards"
+)
 def prepare(
-    what: Annotated[str, typer.Argument(help="'demo', or a folder of jpg, png and mp4 files.", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(help="'demo', 'table', or a folder of jpg, png and mp4 files.", show_default=False)
+    ],
     to: Annotated[Path | None, typer.Option("--to", help="Where the shards of a folder go.")] = None,
 ) -> None:
-    """Make shards: of the demo's rooms, photographs and clips, or of your own files."""
+    """Make shards: of the demo's rooms, photographs and clips, of the robot table's episodes, or of your own files."""
     from .commands import prepare_input
 
     prepare_input(what, to, console)

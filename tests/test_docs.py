@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from interlace.backbone import Backbone, BackboneConfig, save
-from interlace.data_recipes import FIELDS, Sample, SampleWriter, Text
+from interlace.data_recipes import FIELDS, Episode, Sample, SampleWriter, Text
 from interlace.data_recipes.recipe import find_recipe, resolve
 from interlace.data_recipes.worlds.tokenizer import train_tokenizer
 from interlace.pretrain.run_folder import append
@@ -66,6 +66,12 @@ def toy_sample(number: int, dataset: str, banks: dict[str, int]) -> Sample:
         ],
         clusters={bank: rng.permutation(rows)[:10] for bank, rows in banks.items()},
         labels={"floor": number % 2},
+        episode=Episode(
+            instruction="press the button",
+            actions=rng.random((count, 4), np.float32),
+            proprio=np.zeros((count, 0), np.float32),
+            steps=np.arange(count),
+        ),
     )
 
 

@@ -119,14 +119,14 @@ def _finished(jobs: Sequence[Job], backend: str, folder: Path, workers: int) -> 
 
 
 def _begin(backend: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     set_backend(backend)
     import torch
 
     torch.set_num_threads(1)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker waits for work on a pipe that it holds open itself: alone, it would outlive a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None

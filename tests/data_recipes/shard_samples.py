@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interlace.data_recipes import FIELDS, Sample, Text
+from interlace.data_recipes import FIELDS, Episode, Sample, Text
 from interlace.data_recipes.shards import SampleWriter
 
 CLASSES = {"floor": ["wood", "stone", "grass"]}
@@ -41,6 +41,12 @@ def make_sample(number: int, *, count: int = 3, height: int = 24, width: int = 3
         ],
         clusters={"object": np.array([number % 32, 31]), "motion": np.array([number % 8])},
         labels={"floor": number % 3},
+        episode=Episode(
+            instruction=f"go to room {number}",
+            actions=rng.random((count + 2, 4), np.float32),
+            proprio=rng.random((count + 2, 3), np.float32),
+            steps=np.arange(count) + 1,
+        ),
     )
 
 

@@ -91,11 +91,44 @@ def test_only_what_was_asked_for(folder: Path, field: str) -> None:
     whole, found = make_sample(1), ShardReader(folder).read(1, {field})
     assert found.frames.shape == (3, 0, 0, 3)
     held = {"depth": ("depth", "sky"), "camera": ("K", "c2w")}.get(field, (field,))
-    for name in ("depth", "sky", "K", "c2w", "texts", "clusters", "labels"):
+    for name in ("depth", "sky", "K", "c2w", "texts", "clusters", "labels", "episode"):
         if name in held:
             assert same(getattr(found, name), getattr(whole, name))
         else:
             assert getattr(found, name) is None or getattr(found, name) in ([], {})
+
+
+def test_an_episode_stays_whole_where_frames_are_chosen(folder: Path) -> None:
+    whole, found = make_sample(1).episode, ShardReader(folder).read(1, choose=lambda times: np.array([0, 2])).episode
+    assert whole is not None
+    assert found is not None
+    assert same(found, replace(whole, steps=whole.steps[[0, 2]]))
+
+
+def test_a_robot_may_know_nothing_of_itself(tmp_path: Path) -> None:
+    sample = make_sample(0)
+    assert sample.episode is not None
+    sample.episode = replace(sample.episode, proprio=np.zeros((5, 0), np.float32))
+    assert same(ShardReader(write_samples(tmp_path / "rooms", [sample])).read(0), sample)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"actions": np.full((5, 4), np.nan, np.float32)}, "not finite"),
+        ({"actions": np.full((5, 4), -1, np.float32)}, "gripper"),
+        ({"actions": np.zeros((0, 4), np.float32)}, "at least one step"),
+        ({"proprio": np.zeros((4, 3), np.float32)}, "proprio"),
+        ({"steps": np.array([3, 4, 5])}, "do not ascend within the 5"),
+        ({"steps": np.array([0, 1])}, "steps are not"),
+    ],
+)
+def test_broken_episodes_are_refused(tmp_path: Path, change: dict[str, np.ndarray], rule: str) -> None:
+    sample = make_sample(0)
+    assert sample.episode is not None
+    sample.episode = replace(sample.episode, **change)
+    with pytest.raises(DataError, match=rule):
+        write_samples(tmp_path / "rooms", [sample])
 
 
 def test_frames_not_asked_for_are_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

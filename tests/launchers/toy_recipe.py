@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interlace.data_recipes import FIELDS, Sample, SampleWriter, Text
+from interlace.data_recipes import FIELDS, Episode, Sample, SampleWriter, Text
 from interlace.data_recipes.worlds.tokenizer import train_tokenizer
 
 SIDE, FRAMES = 32, 3
@@ -40,6 +40,12 @@ def clip(number: int, dataset: str) -> Sample:
         ],
         clusters={"object": rng.permutation(16)[:4], "motion": rng.permutation(8)[:4]},
         labels={"colour": colour},
+        episode=Episode(
+            instruction="push",
+            actions=rng.random((FRAMES, 4), np.float32),
+            proprio=np.zeros((FRAMES, 0), np.float32),
+            steps=np.arange(FRAMES),
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import sentencepiece
 import yaml
 
-from interlace.data_recipes import FIELDS, Sample, Text
+from interlace.data_recipes import FIELDS, Episode, Sample, Text
 from interlace.data_recipes.schema import Recipe
 from interlace.data_recipes.shards import SampleWriter
 from interlace.pretrain.train import recipe_from
@@ -49,6 +49,12 @@ def sample(number: int, *, poison: bool = False) -> Sample:
         ],
         clusters={name: rng.permutation(rows)[:10] for name, rows in BANKS.items()},
         labels={"colour": number % len(COLOURS)},
+        episode=Episode(
+            instruction=f"push the {colour} wall",
+            actions=rng.random((FRAMES, 4), np.float32),
+            proprio=np.zeros((FRAMES, 0), np.float32),
+            steps=np.arange(FRAMES),
+        ),
     )
 
 

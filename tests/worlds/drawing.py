@@ -12,6 +12,7 @@ from interlace.data_recipes.sample import Sample
 from interlace.data_recipes.worlds.render import Renderer, View, set_backend
 from interlace.data_recipes.worlds.rooms import ClipShape, room_samples
 from interlace.data_recipes.worlds.scene import BACKGROUND, Motion, Room, Thing, draw_room
+from interlace.data_recipes.worlds.table import Layout, Table, TableCamera
 
 
 def draw_views(rooms: list[Room], times: list[float], size: int, backend: str) -> list[list[list[View]]]:
@@ -80,3 +81,19 @@ def project(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     camera = (points - view.pose[:3, 3]) @ view.pose[:3, :3]
     flat = camera @ view.intrinsics.T
     return flat[..., :2] / flat[..., 2:], camera[..., 2]
+
+
+def draw_tables(layouts: list[Layout], size: int, backend: str) -> list[np.ndarray]:
+    """The first picture of each layout of the robot table, drawn in a new process."""
+    return _elsewhere(_tables, layouts, size, backend)
+
+
+def _tables(layouts: list[Layout], size: int, backend: str) -> list[np.ndarray]:
+    set_backend(backend)
+    table = Table()
+    images = []
+    with TableCamera(table, size) as camera:
+        for layout in layouts:
+            table.reset(layout)
+            images.append(camera.draw())
+    return images

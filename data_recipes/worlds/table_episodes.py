@@ -1,0 +1,272 @@
+"""``interlace prepare table``: episodes of the robot table's experts as shards, once; and the replay that sees nothing.
+
+In one folder: table_train and table_held_out. An episode has a frame before each action; ``proprio`` is the hand's
+place and the fingers' gap. What is done has noise on it, what is recorded is what the expert would do, so that a
+policy also sees how to come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..randomness import generator
+from ..sample import Episode, Sample
+from ..shards import MANIFEST, SampleWriter
+from . import render
+from .assets import MissingPackage
+from .demo import Progress, demo_folder
+from .drafts import end_with_parent
+from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Layout, Table, TableCamera, draw_layout
+from .table_experts import expert
+
+#: Numbers of held-out episodes begin here; a multiple of the number of instructions.
+HELD_OUT_EPISODES = 1_200_000
+_FORMAT = 1  # raise it when the same settings give other data
+_LICENCE = "CC0-1.0: drawn by interlace, nothing of others in it"
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """How many episodes, and how large. ``noise``: standard deviation of what is added to each axis of an action."""
+
+    seed: int = 0
+    size: int = 96  # pixels a side
+    train: int = 480
+    held_out: int = 96
+    noise: float = 0.3
+
+    @property
+    def digest(self) -> str:
+        """Names the data that these settings give."""
+        facts = {"format": _FORMAT, **asdict(self), "mujoco": version("mujoco")}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TableData:
+    """What :func:`prepare_table` made or found. ``made``: the datasets written by this call."""
+
+    folder: Path
+    counts: dict[str, int]  # episodes by dataset
+    made: tuple[str, ...]
+
+
+def table_folder() -> Path:
+    """``table``, beside the folder of the demo's input."""
+    return demo_folder().parent / "table"
+
+
+def instruction_of(number: int) -> Instruction:
+    """What episode ``number`` is about: the instructions take turns."""
+    return list(INSTRUCTIONS.values())[number % len(INSTRUCTIONS)]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode of the expert. ``done``: whether it did what it was told, and nothing else."""
+
+    actions: np.ndarray  # [N, A] float32, before noise
+    proprio: np.ndarray  # [N, P] float32
+    done: bool
+
+
+def play(
+    table: Table,
+    layout: Layout,
+    instruction: Instruction,
+    *,
+    noise: float,
+    rng: np.random.Generator,
+    watch: Callable[[], None] = lambda: None,
+) -> Played:
+    """Let the expert act until the instruction is done, something else was disturbed, or time is up.
+
+    ``noise`` is added to what is done, not to what is recorded; ``watch`` is called before each action.
+    """
+    table.reset(layout)
+    state = table.begin(instruction)
+    actions, proprio = [], []
+    for _ in range(HORIZON):
+        watch()
+        actions.append(expert(instruction, state))
+        proprio.append(state.proprio)
+        state, outcome = table.act(actions[-1] + np.array([*rng.normal(0, noise, ACTION_SIZE - 1), 0.0]))
+        if outcome.done or outcome.disturbed:
+            break
+    return Played(np.array(actions, np.float32), np.array(proprio, np.float32), outcome.done)
+
+
+def _noise(settings: TableSettings, number: int) -> np.random.Generator:
+    return generator(settings.seed, "table noise", number)
+
+
+def record(table: Table, camera: TableCamera, number: int, settings: TableSettings, dataset: str) -> Sample | None:
+    """Episode ``number`` of a seed, or None where the expert failed."""
+    instruction = instruction_of(number)
+    layout, frames = draw_layout(settings.seed, number, instruction), []
+    played = play(
+        table,
+        layout,
+        instruction,
+        noise=settings.noise,
+        rng=_noise(settings, number),
+        watch=lambda: frames.append(camera.draw()),
+    )
+    if not played.done:
+        return None
+    return Sample(
+        key=f"{dataset}/{number:07d}",
+        source=dataset,
+        frames=np.stack(frames),
+        times=np.arange(len(frames)) / FPS,
+        labels={"instruction": list(INSTRUCTIONS).index(instruction.name)},
+        episode=Episode(
+            instruction=instruction.text,
+            actions=played.actions,
+            proprio=played.proprio,
+            steps=np.arange(len(frames)),
+        ),
+    )
+
+
+def prepare_table(
+    folder: str | Path | None = None,
+    *,
+    settings: TableSettings | None = None,
+    progress: Progress | None = None,
+    backend: str | None = None,
+    workers: int | None = None,
+) -> TableData:
+    """Write the datasets that ``folder`` (:func:`table_folder` if None) lacks, whole or not at all.
+
+    One that was made with other settings or another MuJoCo is made again. ``backend``: of OpenGL; found by trying if
+    None. ``workers``: processes that draw. The same settings give the same episodes whatever their number. Workers
+    are spawned: a script calls this under ``if __name__ == "__main__":``. Raises
+    :class:`interlace.data_recipes.worlds.assets.MissingPackage` where there is no OpenGL.
+    """
+    folder, settings = table_folder() if folder is None else Path(folder), settings or TableSettings()
+    sides = {"table_train": range(settings.train)}
+    sides["table_held_out"] = range(HELD_OUT_EPISODES, HELD_OUT_EPISODES + settings.held_out)
+    missing = [name for name in sides if _digest(folder / name) != settings.digest]
+    if missing:
+        backend = backend or render.find_backend()
+        if backend == render.RAYS:
+            raise MissingPackage("the robot table is drawn with OpenGL, and there is none here: install libegl1")
+    for name in missing:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        told = _teller(progress, name, len(sides[name]))
+        _write(folder / name, sides[name], settings, str(backend), workers or min(os.cpu_count() or 1, 4), told)
+    counts = {name: int(_manifest(folder / name)["samples"]) for name in sides}
+    return TableData(folder, counts, tuple(missing))
+
+
+def _teller(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:
+    return lambda done: progress(name, done, total) if progress else None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    manifest: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return manifest
+
+
+def _digest(folder: Path) -> str | None:
+    return _manifest(folder).get("extra", {}).get("digest")
+
+
+def _write(
+    folder: Path, numbers: range, settings: TableSettings, backend: str, workers: int, told: Callable[[int], None]
+) -> None:
+    jobs = [
+        (list(numbers[at : at + len(INSTRUCTIONS)]), settings, folder.name)
+        for at in range(0, len(numbers), len(INSTRUCTIONS))
+    ]
+    context = multiprocessing.get_context("spawn")  # the environment of a worker is its own, and so is its GL
+    with (
+        SampleWriter(
+            folder,
+            name=folder.name,
+            fields=("frames", "labels", "episode"),
+            split=folder.name.removeprefix("table_"),
+            licence=_LICENCE,
+            fps=FPS,
+            classes={"instruction": list(INSTRUCTIONS)},
+            extra={
+                "digest": settings.digest,
+                "settings": asdict(settings),
+                "instructions": {name: one.text for name, one in INSTRUCTIONS.items()},
+            },
+            codec="png",
+        ) as writer,
+        ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(backend,)) as pool,
+    ):
+        done = 0
+        for job, samples in zip(jobs, pool.map(_record_all, *zip(*jobs, strict=True)), strict=True):
+            for sample in samples:
+                writer.write(sample)
+            done += len(job[0])
+            told(done)
+
+
+def _begin(backend: str) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    render.set_backend(backend)
+
+
+def _record_all(numbers: Sequence[int], settings: TableSettings, dataset: str) -> list[Sample]:
+    table = Table()
+    with TableCamera(table, settings.size) as camera:
+        recorded = (record(table, camera, number, settings, dataset) for number in numbers)
+        return [sample for sample in recorded if sample is not None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What succeeds without pixels. ``rates``: instruction -> share of ``plays`` unseen layouts."""
+
+    rates: dict[str, float]
+    plays: int
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.rates.values())))
+
+
+def mean_actions(table: Table, instruction: Instruction, settings: TableSettings, episodes: int) -> np.ndarray:
+    """[longest, A] the expert's mean action at each step, over training layouts; what has ended no longer counts."""
+    turn = list(INSTRUCTIONS).index(instruction.name)
+    recorded = []
+    for number in range(turn, turn + episodes * len(INSTRUCTIONS), len(INSTRUCTIONS)):
+        layout = draw_layout(settings.seed, number, instruction)
+        played = play(table, layout, instruction, noise=settings.noise, rng=_noise(settings, number))
+        if played.done:
+            recorded.append(played.actions)
+    longest = max(len(actions) for actions in recorded)
+    return np.array([np.mean([a[step] for a in recorded if len(a) > step], 0) for step in range(longest)])
+
+
+def replay(settings: TableSettings, episodes: int, plays: int) -> Replay:
+    """Do each instruction's mean action, step by step and blind, on layouts that no training episode has."""
+    table = Table()
+    rates = {}
+    for turn, (name, instruction) in enumerate(INSTRUCTIONS.items()):
+        actions, successes = mean_actions(table, instruction, settings, episodes), 0
+        for index in range(plays):
+            table.reset(draw_layout(settings.seed, HELD_OUT_EPISODES + turn + index * len(INSTRUCTIONS), instruction))
+            table.begin(instruction)
+            successes += any(table.act(action)[1].done for action in actions)
+        rates[name] = successes / plays
+    return Replay(rates, plays)
