@@ -1,7 +1,7 @@
 """The formats a source may have: what they offer, and under which terms.
 
-``mds`` and ``webdataset`` are the containers that training reads. The others are the native releases of the datasets
-that the shipped recipes name, each as its provider packs it.
+``mds``, ``webdataset`` and ``llava`` are the containers that training reads. The others are the native releases of
+the datasets that the shipped recipes name, each as its provider packs it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _CLUSTERS = frozenset({"frames", "clusters"})
 FORMATS: dict[str, FormatSpec] = {
     # Containers. What an `mds` folder offers is in its dataset.json; this is what it may offer at most.
     "mds": FormatSpec(frozenset(FIELDS), "MDS shards with a dataset.json, as `interlace prepare` writes", "user's own"),
+    "llava": FormatSpec(_TEXTS, "LLaVA conversations: .json, .jsonl or .parquet, pictures beside them", "user's own"),
     "webdataset": FormatSpec(_TEXTS, "tar shards of images or videos with .txt or .json beside them", "user's own"),
     # Images.
     "datacomp": FormatSpec(_TEXTS, "img2dataset tars with uid JSON", "CC BY 4.0 index; images their owners'"),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .llava import LlavaReader
 from .media import DataError
 from .sample import Sample
 from .shards import ChooseFrames, ShardReader
@@ -30,7 +31,11 @@ class Source(Protocol):
 
 
 #: format -> reader(path, source name). The formats a recipe may name are in formats.py; these can be opened.
-READERS: dict[str, Callable[[Path, str], Source]] = {"mds": ShardReader, "webdataset": TarReader}
+READERS: dict[str, Callable[[Path, str], Source]] = {
+    "mds": ShardReader,
+    "webdataset": TarReader,
+    "llava": LlavaReader,
+}
 
 
 def open_source(name: str, format: str, path: str | Path) -> Source:

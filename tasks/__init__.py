@@ -7,6 +7,13 @@ from .clusters import Clusters
 from .geometry import Geometry
 from .interface import Task
 from .ssl import Ssl
+from .vlm import Vlm
 
 #: Every task by the name that recipes use. A new task is one folder and one line here.
-TASKS: dict[str, type[Task]] = {"ssl": Ssl, "geometry": Geometry, "captioning": Captioning, "clusters": Clusters}
+TASKS: dict[str, type[Task]] = {
+    "ssl": Ssl,
+    "geometry": Geometry,
+    "captioning": Captioning,
+    "clusters": Clusters,
+    "vlm": Vlm,
+}

@@ -1,0 +1,283 @@
+"""A language model that sees through a frozen backbone (OmniStream sections 3.4 and C.3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone, normalise
+from interlace.data_recipes import Sample
+
+from ..captioning.decoder import projector
+from ..collectives import sum_over_ranks
+from ..frames import resize
+from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
+from .chat import Row, read_chat
+from .llm import answer_loss, build_llm, generate
+from .measures import Blind, accuracies, common_answers, questions_of
+from .options import VlmOptions
+from .pictures import draw_answers
+from .prompts import conversations_of
+from .tiles import Plan, cut, merge, plan, with_newlines
+from .video import look_at, watch
+
+#: Tiles that go through the backbone together.
+TILES = 16
+#: Questions that are answered together.
+QUESTIONS = 32
+#: Held-out samples whose answers are drawn.
+PICTURED = 12
+
+logger = logging.getLogger(__name__)
+
+
+class Vlm(Task):
+    """Answers about images and videos: patches of a frozen backbone, an MLP, a causal language model.
+
+    An image is seen whole and in tiles, a video frame by frame through the streaming path. Answers alone are learned.
+    """
+
+    name: ClassVar[str] = "vlm"
+    Options: ClassVar[type[TaskOptions]] = VlmOptions
+    needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
+    draws_from: ClassVar[frozenset[str]] = needs
+
+    def __init__(self, options: VlmOptions, context: TaskContext) -> None:
+        super().__init__(options, context)
+        self.options = options
+        self.chat = read_chat(options.tokenizer_path)
+        self.side = options.size // context.backbone.patch_size
+        self.llm: Any = build_llm(options.llm, self.chat.tokenizer)
+        if options.trains == "projector":
+            self.llm.requires_grad_(False)
+        width = self.llm.get_input_embeddings().weight.shape[1]
+        self.projector: nn.Module = projector(context.backbone.hidden_size, width)
+        self.newline = nn.Parameter(torch.randn(width) / width**0.5)
+        self.left_out = 0  # samples of this run that were too long or had no question, over all ranks
+
+    @classmethod
+    def check(cls, options: VlmOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
+        """A size that patches or pooling do not divide; a language model or a tokenizer that is not there."""
+        wrong = []
+        if options.size % (backbone.patch_size * options.pool):
+            allowed = f"allowed is a multiple of backbone.patch_size x pool = {backbone.patch_size * options.pool}"
+            wrong.append(("size", allowed))
+        if isinstance(options.llm, str) and not (Path(options.llm) / "config.json").is_file():
+            wrong.append(("llm", "allowed is the folder of a transformers causal language model, with a config.json"))
+        path = Path(options.tokenizer_path)
+        if not (path.is_dir() or (path.suffix == ".model" and path.is_file())):
+            named = "tokenizer" if options.tokenizer is not None else "llm"
+            wrong.append((named, "allowed is a transformers tokenizer's folder or a SentencePiece .model file"))
+        return wrong
+
+    @classmethod
+    def tokens_per_sample(cls, options: VlmOptions, backbone: BackboneConfig) -> int:
+        tiles = 1 + max((rows * columns for rows, columns in options.grids), default=0)
+        return max(tiles, options.max_frames) * backbone.tokens_per_frame(options.size, options.size)
+
+    def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """Those that :func:`~.video.look_at` looks at."""
+        return look_at(times, self.options.fps, self.options.max_frames)
+
+    def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """A conversation about the sample, or a few questions that share its frames, as rows of tokens.
+
+        A sample without a question, or with a row longer than ``max_tokens``, teaches nothing and is named.
+        """
+        conversations, frame = conversations_of(sample, self.options.texts, rng)
+        views, size = self.views(sample, frame)
+        visual = self.visual_tokens(len(views), size)
+        rows = [self.chat.row(turns, visual=visual > 0) for turns in conversations]
+        longest = max((row.length(visual) for row in rows), default=0)
+        reason = None if rows else "no question about the frames that are looked at"
+        if longest > self.options.max_tokens:
+            reason = f"{longest} tokens, more than max_tokens = {self.options.max_tokens}"
+        if reason is not None:
+            nothing = np.zeros((0, *views.shape[1:]), np.uint8)
+            return {"views": nothing, "size": None, "rows": [], "left_out": f"{sample.source}/{sample.key}: {reason}"}
+        return {"views": views, "size": size, "rows": rows, "left_out": None}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
+        """``views``: a sample's tiles or frames [n, 3, size, size] uint8 each; ``sizes``: (height, width) of images,
+        None of videos; ``tokens``, ``learned``: rows; ``owner``: whose views a row sees. Never without a row."""
+        rows = [(row, index) for index, item in enumerate(items) for row in item["rows"]]
+        if not rows:
+            start = Row()
+            start.add([self.chat.tokenizer.bos], learned=False)
+            rows = [(start, -1)]
+        return {
+            "views": [torch.from_numpy(item["views"]) for item in items],
+            "sizes": [item["size"] for item in items],
+            "tokens": [row.tokens for row, _ in rows],
+            "learned": [row.learned for row, _ in rows],
+            "owner": [owner for _, owner in rows],
+            "left_out": [item["left_out"] for item in items if item["left_out"]],
+        }
+
+    def losses(
+        self, backbone: Backbone, batch: Batch, *, teacher: nn.Module | None, progress: Progress
+    ) -> dict[str, Term]:
+        """``tokens``: cross-entropy summed over answers' tokens, their ends included / how many they are.
+
+        ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``.
+        """
+        if not isinstance(backbone, FrozenBackbone):
+            raise ValueError("vlm: its backbone must be frozen: set backbone.frozen: true, and backbone.init")
+        for line in batch["left_out"]:
+            logger.warning("vlm: left out %s", line)
+        count = torch.tensor(float(len(batch["left_out"])), device=self.newline.device)
+        self.left_out += int(sum_over_ranks(count))
+        seen, anchor = self.see(backbone, batch["views"], batch["sizes"])
+        none = self.newline.new_zeros(0, len(self.newline))
+        visual = [seen[owner] if owner >= 0 else none for owner in batch["owner"]]
+        rows = [Row(*row) for row in zip(batch["tokens"], batch["learned"], strict=True)]
+        loss, _ = answer_loss(self.llm, rows, visual)
+        return {"tokens": Term(loss.sum() + anchor, torch.tensor(float(len(loss)), device=loss.device))}
+
+    def signals(self) -> dict[str, Tensor]:
+        """``left_out``: samples that taught nothing since the run, or its resumption, began."""
+        return {"left_out": torch.tensor(float(self.left_out))}
+
+    # ---- seeing
+
+    def views(self, sample: Sample, frame: int) -> tuple[np.ndarray, tuple[int, int] | None]:
+        """What is looked at: an image's tiles with its (height, width), or a video's frames up to ``frame`` with None.
+
+        [n, 3, size, size] uint8; n is 0 for a sample without a picture, or where the model is blind.
+        """
+        size, count = self.options.size, len(sample.frames)
+        if self.options.blind or count == 0:
+            return np.zeros((0, 3, size, size), np.uint8), None
+        if count > 1:
+            return resize(sample.frames[: frame + 1], (size, size)), None
+        shape = (sample.frames.shape[1], sample.frames.shape[2])
+        return cut(sample.frames[0], self.plan(shape), size), shape
+
+    def plan(self, shape: tuple[int, int]) -> Plan:
+        """How an image of this (height, width) is looked at."""
+        options = self.options
+        return plan(*shape, options.grids, options.max_tiles, options.size, self.side)
+
+    def visual_tokens(self, views: int, size: tuple[int, int] | None) -> int:
+        """How many tokens :meth:`see` gives for them."""
+        if size is not None:
+            return self.plan(size).count
+        rows = self.side // self.options.pool
+        return views * rows * (rows + 1)
+
+    def see(
+        self, backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[tuple[int, int] | None]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Visual tokens [V, E] of each sample's views, and a zero that depends on every parameter on the way.
+
+        Ranks see different numbers of things; the projector runs once on all of them.
+        """
+        found: list[Tensor | None] = [None] * len(views)
+        images = [index for index, size in enumerate(sizes) if size is not None]
+        if images:
+            tiles = torch.cat([views[index] for index in images]).split(TILES)
+            patches = torch.cat([backbone(normalise(some[:, None])).patches[:, 0] for some in tiles])
+            counts = [len(views[index]) for index in images]
+            for index, own in zip(images, patches.split(counts), strict=True):
+                found[index] = own
+        for index, size in enumerate(sizes):
+            if size is None and len(views[index]):
+                found[index] = watch(backbone, views[index])
+        return self.project(found, sizes)
+
+    def project(
+        self, patches: Sequence[Tensor | None], sizes: Sequence[tuple[int, int] | None]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Patches [n, h, w, D] of tiles or frames to visual tokens: see :meth:`see`."""
+        width, device = self.context.backbone.hidden_size, self.newline.device
+        flat = [p.flatten(0, 2) for p in patches if p is not None]
+        # One row of zeros always: modules run on every rank, also where there is nothing to see.
+        *parts, nothing = self.projector(torch.cat([*flat, torch.zeros(1, width, device=device)])).split(
+            [*(len(p) for p in flat), 1]
+        )
+        tokens = iter(parts)
+        seen = []
+        for p, size in zip(patches, sizes, strict=True):
+            if p is None:
+                seen.append(self.newline.new_zeros(0, len(self.newline)))
+                continue
+            grid = next(tokens).unflatten(0, p.shape[:3])
+            seen.append(self._video(grid) if size is None else merge(grid, self.plan(size), self.newline))
+        return seen, 0.0 * (nothing.float().sum() + self.newline.sum())
+
+    def _video(self, grid: Tensor) -> Tensor:
+        """Tokens [T, h, w, E] of a video's frames, averaged and with a newline a row."""
+        pooled = avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
+        return with_newlines(pooled.flatten(0, 1), self.newline)
+
+    # ---- answering
+
+    @torch.no_grad()
+    def answer(self, seen: Sequence[Tensor], conversations: Sequence[Sequence[tuple[str, str | None]]]) -> list[str]:
+        """The most likely answer to each conversation's open last prompt, given its visual tokens [V, E]."""
+        answers: list[str] = []
+        for start in range(0, len(conversations), QUESTIONS):
+            visual = seen[start : start + QUESTIONS]
+            some = conversations[start : start + QUESTIONS]
+            rows = [self.chat.row(turns, visual=len(v) > 0) for turns, v in zip(some, visual, strict=True)]
+            tokenizer, limit = self.chat.tokenizer, self.options.max_generated
+            answers += [tokenizer.decode(said).strip() for said in generate(self.llm, rows, visual, tokenizer, limit)]
+        return answers
+
+    def fit_blind(self, samples: Sequence[Sample]) -> Blind:
+        """The most common answer to each prompt, and of each kind of question, on these samples."""
+        return common_answers(samples)
+
+    def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: Blind) -> list[Measure]:
+        """``accuracy_KIND`` of each kind of question: the greedy answer is exactly the true one.
+
+        ``fixed`` is the most common answer to the prompt, ``swapped`` shows the sample half the list away. Open
+        conversations and captions are not measured here. ValueError for fewer than two samples.
+        """
+        if len(samples) < 2:
+            raise ValueError("vlm: measuring needs at least two held-out samples, to swap their frames")
+        others = [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
+        questions = questions_of(samples)
+        own = self._replies(backbone, samples, questions)
+        return accuracies(len(samples), questions, own, self._replies(backbone, others, questions), blind)
+
+    def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
+        """One sheet: frames with a question, the model's answer and the true one under them."""
+        shown = samples[:PICTURED]
+        every = questions_of(shown)
+        of_sample = [[asked for asked in every if asked.sample == index] for index in range(len(shown))]
+        chosen = [found[index % len(found)] for index, found in enumerate(of_sample) if found]
+        if not chosen:
+            return []
+        path = folder / f"{label}_vlm.png"
+        draw_answers(shown, chosen, self._replies(backbone, shown, chosen), path)
+        return [path]
+
+    def _replies(self, backbone: Backbone, samples: Sequence[Sample], questions: Sequence[Any]) -> list[str]:
+        """The answers to ``questions`` about the samples of their numbers, each sample's last frame seen once."""
+        visual: dict[tuple[int, int], Tensor] = {}
+        for asked in questions:
+            place = (asked.sample, asked.text.frame)
+            if place not in visual:
+                visual[place] = self.look(backbone, samples[asked.sample], asked.text.frame)
+        seen = [visual[asked.sample, asked.text.frame] for asked in questions]
+        return self.answer(seen, [[(asked.text.prompt, None)] for asked in questions])
+
+    @torch.no_grad()
+    def look(self, backbone: Backbone, sample: Sample, frame: int) -> Tensor:
+        """Visual tokens [V, E] of a whole sample up to ``frame``, its frames chosen as in training."""
+        if len(sample.frames) > 1:
+            chosen = look_at(sample.times, self.options.fps, self.options.max_frames)
+            frame = max(int(np.searchsorted(chosen, frame, side="right")) - 1, 0)
+            sample = Sample(
+                key=sample.key, source=sample.source, frames=sample.frames[chosen], times=sample.times[chosen]
+            )
+        views, size = self.views(sample, frame)
+        return self.see(backbone, [torch.from_numpy(views).to(self.newline.device)], [size])[0][0]
