@@ -113,6 +113,13 @@ def _cell(each: Result, first: Result | None) -> str:
     return f"{text}; {verdict} by {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def _told(value: object) -> str:
+    """What was found, as text; numbers by name in brackets."""
+    if isinstance(value, dict):
+        return "(" + "; ".join(f"{key}: {number:.3f}" for key, number in value.items()) + ")"
+    return str(value)
+
+
 def _notes(group: Sequence[Result], labels: dict[_Column, str]) -> tuple[str, ...]:
     facts, notes = group[0].facts, []
     counts = {(each.n, each.of, each.samples) for each in group}
@@ -127,7 +134,7 @@ def _notes(group: Sequence[Result], labels: dict[_Column, str]) -> tuple[str, ..
     notes += [f"Left out of {label}: {name}: {why}" for label, name, why in sorted(left_out)]
     found = {(labels[_column(each.facts)], each.measure): each.facts.found for each in group if each.facts.found}
     notes += [
-        f"{label}, {measure}: " + ", ".join(f"{key} {value}" for key, value in values.items()) + "."
+        f"{label}, {measure}: " + ", ".join(f"{key} {_told(value)}" for key, value in values.items()) + "."
         for (label, measure), values in found.items()
     ]
     hashes = {labels[_column(each.facts)]: each.facts.backbone_hash for each in group}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from interlace.data_recipes import DataError, generator
+
+from .frozen import DataHash
 
 
 class Items(Protocol):
@@ -22,6 +24,33 @@ class Items(Protocol):
     def read(self, index: int, rng: np.random.Generator | None) -> Any:
         """An item, augmented by ``rng``, or as it is tested without. Raises DataError for one that is broken."""
         ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a probe is run. ``device``: of its heads. ``say`` hears of progress, and of what is left out."""
+
+    seed: int = 0
+    workers: int = 0
+    device: str = "cpu"
+    say: Callable[[str], None] = lambda line: None
+
+
+@dataclass
+class Ledger:
+    """What was left out of training (``left_out``) and of test (``missing``), by name, and the hash of test items."""
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    hashed: DataHash = field(default_factory=DataHash)
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        for name, why in {**self.left_out, **self.missing}.items():
+            say(f"left out {name}: {why}")
+
+    def counts(self) -> dict[str, int]:
+        """For the settings."""
+        return {"left_out_of_training": len(self.left_out), "left_out_of_test": len(self.missing)}
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def probe_videos(
         seed=seed,
         settings={**views.settings(), **budget.settings(), "left_out_of_training": len(left_out)},
         missing=missing,
-        found={"kept": str(trials.trials[best]), "all": _all(trials, right)},
+        found={"kept": str(trials.trials[best]), "on val": _each(trials, right)},
     )
     rank = (shares[best] > shares[best][np.arange(len(truth)), truth][:, None]).sum(1)
     return [
@@ -110,8 +110,8 @@ def probe_videos(
     ]
 
 
-def _all(trials: Trials, right: np.ndarray) -> str:
-    return "; ".join(f"{trial}: {value:.4f}" for trial, value in zip(trials.trials, right.mean(1), strict=True))
+def _each(trials: Trials, right: np.ndarray) -> dict[str, float]:
+    return {str(trial): float(value) for trial, value in zip(trials.trials, right.mean(1), strict=True)}
 
 
 def _trained(
@@ -231,7 +231,7 @@ def probe_rooms(
         data_hash=rooms.digest,
         seed=seed,
         settings={"steps": steps, "batch": batch, "trials": "; ".join(map(str, trials)), "held_back": held_back},
-        found={"kept": str(trials[best]), "held back": _all(probes, right)},
+        found={"kept": str(trials[best]), "on held-back rooms": _each(probes, right)},
     )
     units = [scene(sample.key) for sample in rooms.test]
     commonest = np.bincount(rooms.train_paths).argmax()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from interlace.eval.dense_probe import DenseBudget
+    from interlace.eval.feed import Run
+    from interlace.eval.linear_probe import LinearBudget
+    from interlace.eval.result import Result
     from interlace.eval.subjects import FrozenBackbone, Subject
 
+_Budget = TypeVar("_Budget", "LinearBudget", "DenseBudget")
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
 ]
@@ -25,7 +32,9 @@ Baselines = Annotated[
     bool | None,
     typer.Option(help="Measure raw pixels and an untrained backbone too. By default only on the built-in rooms."),
 ]
+Rooms = Annotated[int, typer.Option("--rooms", min=2, help="Training rooms that probes learn from.")]
 VIDEOS = ("rooms", "k400", "ssv2")
+IMAGES = ("rooms", "imagenet", "ade20k", "nyuv2")
 COMBINATIONS = ("concatenated", "flat")
 
 
@@ -47,7 +56,7 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of k400 and ssv2.")] = 20,
         batch: Annotated[int, typer.Option("--batch", min=1, help="Videos of a step, of k400 and ssv2.")] = 256,
         at_once: Annotated[int, typer.Option("--at-once", min=1, help="Of these, how many are held together.")] = 4,
-        rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms that probes learn from.")] = 120,
+        rooms: Rooms = 120,
         baselines: Baselines = None,
         workers: Workers = 4,
         device: Device = "cpu",
@@ -64,6 +73,115 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         else:
             budget = (epochs, batch, at_once)
             run_actions(backbone, subjects, on, data, views, budget, out, seed, workers, device, console)
+
+    @app.command(
+        epilog="Examples: interlace eval linear runs/demo | "
+        "interlace eval linear runs/demo --on imagenet --data ImageNet --device cuda"
+    )
+    def linear(
+        backbone: BackbonePath,
+        on: Annotated[str, typer.Option("--on", help="rooms (built in), imagenet, ade20k or nyuv2.")] = "rooms",
+        data: Data = None,
+        cached: Annotated[
+            bool, typer.Option("--cached", help="Classes: un-augmented, from features kept in memory; neighbours too.")
+        ] = False,
+        out: Out = None,
+        seed: Seed = 0,
+        steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of the protocol's.")] = None,
+        batch: Annotated[int | None, typer.Option("--batch", min=2, help="Instead of the protocol's.")] = None,
+        rooms: Rooms = 120,
+        baselines: Baselines = None,
+        workers: Workers = 4,
+        device: Device = "cpu",
+    ) -> None:
+        """Linear probes by DINOv3's protocols: classes of images, of their pixels, and depth."""
+        if on not in IMAGES:
+            raise ValueError(f"eval linear --on {on}: allowed is {', '.join(IMAGES)}")
+        if cached and on in ("ade20k", "nyuv2"):
+            raise ValueError(f"eval linear --cached: {on} is probed with augmentation only")
+        _check_data("linear", on, data)
+        subjects = _subjects(backbone, on == "rooms" if baselines is None else baselines, device)
+        asked = Linear(on, data, cached, rooms, steps, batch, seed, workers, device)
+        run_linear(backbone, subjects, asked, out, console)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What ``interlace eval linear`` was asked for; ``steps``, ``batch``: None where the protocol's hold."""
+
+    on: str
+    data: Path | None
+    cached: bool
+    rooms: int
+    steps: int | None
+    batch: int | None
+    seed: int
+    workers: int
+    device: str
+
+    def apply(self, budget: _Budget) -> _Budget:
+        """The budget with what was asked for."""
+        return replace(budget, steps=self.steps or budget.steps, batch=self.batch or budget.batch)
+
+
+def run_linear(
+    place: str, subjects: tuple[FrozenBackbone, list[Subject]], asked: Linear, out: Path | None, console: Console
+) -> None:
+    """Probe images, of the rooms in all three ways."""
+    from interlace.eval.feed import Run
+
+    from .evaluating import keep, teller
+
+    probes = _room_probes(asked, console) if asked.data is None else [_image_probe(asked, asked.data)]
+    run = Run(asked.seed, asked.workers if asked.data else 0, asked.device, teller(console))
+    results = [each for probe in probes for subject in subjects[1] for each in probe(subject, run)]
+    keep(results, place, subjects[0], out, f"linear-{asked.on}{'-cached' * asked.cached}", console)
+
+
+def _image_probe(asked: Linear, root: Path) -> Callable[[Subject, Run], list[Result]]:
+    from interlace.eval.dense_probe import ADE20K, NYU, probe_depth, probe_segmentation
+    from interlace.eval.images import read_ade20k, read_imagenet, read_nyu
+    from interlace.eval.linear_probe import LinearBudget, probe_classes
+
+    if asked.on == "imagenet":
+        found, budget = read_imagenet(root), asked.apply(LinearBudget())
+        return lambda subject, run: probe_classes(subject, found, budget, run, cached=asked.cached)
+    if asked.on == "ade20k":
+        masks, spent = read_ade20k(root), asked.apply(ADE20K)
+        return lambda subject, run: probe_segmentation(subject, masks, spent, run)
+    depths, spent = read_nyu(root), asked.apply(NYU)
+    return lambda subject, run: probe_depth(subject, depths, spent, run)
+
+
+def _room_probes(asked: Linear, console: Console) -> list[Callable[[Subject, Run], list[Result]]]:
+    from interlace.data_recipes.worlds.rooms import LABELS
+    from interlace.eval.dense_probe import probe_depth, probe_segmentation
+    from interlace.eval.linear_probe import probe_classes
+    from interlace.eval.probe import load_rooms
+    from interlace.eval.room_images import (
+        CLASS_BUDGET,
+        DENSE_BUDGET,
+        LABEL,
+        room_classes,
+        room_depths,
+        room_masks,
+    )
+
+    from .evaluating import ready_rooms
+
+    ready_rooms(console)
+    rooms = load_rooms(train=asked.rooms)
+    classes = room_classes(rooms, LABELS[LABEL], asked.seed)
+    budget, spent = asked.apply(CLASS_BUDGET), asked.apply(DENSE_BUDGET)
+    first = [lambda subject, run: probe_classes(subject, classes, budget, run, cached=asked.cached)]
+    if asked.cached:
+        return [*first]
+    (masks, size), depths = room_masks(rooms), room_depths(rooms)
+    return [
+        *first,
+        lambda subject, run: probe_segmentation(subject, masks, spent, run, size=size),
+        lambda subject, run: probe_depth(subject, depths, spent, run),
+    ]
 
 
 def run_room_paths(

@@ -77,6 +77,19 @@ def test_video_of_the_rooms(at_hand: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert [each.facts.subject for each in results] == ["mine", "untrained (seed 0)", "raw pixels"]
 
 
+def test_linear_of_the_rooms(
+    at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "eval", "linear", "mine", "--steps", "2", "--batch", "4", "--no-baselines") == 0
+    assert "rate picked on held-back rooms" in capsys.readouterr().out
+    results = read(Path("results/mine/linear-rooms.json"))
+    assert [each.measure for each in results] == ["top-1", "miou", "rmse", "abs_rel", "delta_1.25"]
+    assert {each.facts.settings["steps"] for each in results} == {2}
+    assert run(monkeypatch, "eval", "linear", "mine", "--cached", "--steps", "2", "--no-baselines") == 0
+    protocols = [each.facts.protocol for each in read(Path("results/mine/linear-rooms-cached.json"))]
+    assert all("un-augmented, cached" in each for each in protocols)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -99,6 +112,12 @@ def test_video_of_the_rooms(at_hand: Path, monkeypatch: pytest.MonkeyPatch, caps
         (["eval", "video", "mine", "--views", "all"], "--views all: allowed is concatenated, flat"),
         (["eval", "video", "mine", "--on", "ssv2"], "--data FOLDER goes with a data set that is not built in"),
         (["eval", "video", "mine", "--on", "k400", "--data", "mine"], "give the folder that holds annotations"),
+        (["eval", "linear", "mine", "--on", "moon"], "--on moon: allowed is rooms, imagenet, ade20k, nyuv2"),
+        (["eval", "linear", "mine", "--on", "nyuv2", "--cached"], "nyuv2 is probed with augmentation only"),
+        (["eval", "linear", "mine", "--data", "mine"], "--data FOLDER goes with a data set that is not built in"),
+        (["eval", "linear", "mine", "--on", "imagenet", "--data", "mine"], "holds no folders of classes"),
+        (["eval", "linear", "mine", "--on", "ade20k", "--data", "mine"], "give ADEChallengeData2016"),
+        (["eval", "linear", "mine", "--on", "nyuv2", "--data", "mine"], "no such list"),
         (["report", "mine", "mine"], "mine: holds no results; make some with `interlace eval`"),
     ],
 )

@@ -233,11 +233,14 @@ def test_softmax_is_averaged_over_crops(k400: Path, monkeypatch: pytest.MonkeyPa
         return seen[-1]
 
     monkeypatch.setattr(Trials, "shares", spy)
+    sides = np.concatenate((stripes(True)[:, :20], stripes(False)[:, 20:]), 1)
+    write_video(k400 / "val" / "ddddddddddd_000000_000010.mp4", [sides] * 10)
     actions = read_k400(k400)
     trials = Trials(192, 2, [Trial(1e-3, 0.1)], 5, 0)
     found, _, names, _, _ = video_probe._tested(Pixels(8), actions, TINY, trials, "concatenated", 0)
     assert tuple(seen[0].shape) == (1, 3, 2)
     assert names == ["val/ddddddddddd_000000_000010"]
+    assert not torch.allclose(seen[0][0, 0], seen[0][0, 2])
     np.testing.assert_allclose(found[0, 0], seen[0][0].numpy().mean(0))
 
 
