@@ -117,14 +117,15 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def first_frames(recipe: Recipe) -> dict[str, list[np.ndarray]]:
-    """The middle frame of the first samples of every source that is on this machine, each once."""
+    """The middle frame of samples spread over every source that is on this machine, each once."""
     found: dict[str, list[np.ndarray]] = {}
     for task in recipe.tasks.values():
         for source in (*task.sources, *task.held_out, *task.pictured):
             label = Path(source.path).name
             if label not in found and Path(source.path).exists():
                 opened = open_source(source.name, source.format, source.path)
-                samples = [opened.read(index, ("frames",)) for index in range(min(SHOWN, len(opened)))]
+                spread = [place * len(opened) // min(SHOWN, len(opened)) for place in range(min(SHOWN, len(opened)))]
+                samples = [opened.read(index, ("frames",)) for index in spread]
                 found[label] = [sample.frames[len(sample.frames) // 2] for sample in samples]
     return found
 
