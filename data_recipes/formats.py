@@ -30,6 +30,7 @@ _CAMERA = frozenset({"frames", "camera"})
 _DEPTH = frozenset({"frames", "depth", "camera"})
 _LABELS = frozenset({"frames", "labels"})
 _CLUSTERS = frozenset({"frames", "clusters"})
+_EPISODES = frozenset({"frames", "episode"})
 
 FORMATS: dict[str, FormatSpec] = {
     # Containers. What an `mds` folder offers is in its dataset.json; this is what it may offer at most.
@@ -76,6 +77,11 @@ FORMATS: dict[str, FormatSpec] = {
     ),
     "blip3_ocr": FormatSpec(_TEXTS, "parquet with JSON caption strings, DataComp images", "Apache-2.0"),
     "sa1b_caption": FormatSpec(_TEXTS, "SA-1B tars and a caption JSONL", "SA-1B research licence"),
+    # What robots were told, saw and did.
+    "calvin": FormatSpec(_EPISODES, "CALVIN's training or validation folder: npz steps, annotated ranges", "MIT"),
+    "bridge": FormatSpec(_EPISODES, "BridgeData V2, raw: traj folders of JPG, pickles, lang.txt", "CC BY 4.0"),
+    "bridge_rlds": FormatSpec(_EPISODES, "BridgeData V2, bridge_dataset/1.0.0: TFRecord, train", "CC BY 4.0"),
+    "bridge_rlds_val": FormatSpec(_EPISODES, "BridgeData V2, bridge_dataset/1.0.0: TFRecord, val", "CC BY 4.0"),
     # Cluster numbers beside frames, as OneVision-Encoder packs them.
     "onevision_images": FormatSpec(
         _CLUSTERS, "MXNet RecordIO: JPEG and its 10 nearest object clusters", "its images' own"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from .bridge import BridgeRawReader, BridgeRldsReader
+from .calvin import CalvinReader
 from .llava import LlavaReader
 from .media import DataError
 from .sample import Sample
@@ -35,6 +38,10 @@ READERS: dict[str, Callable[[Path, str], Source]] = {
     "mds": ShardReader,
     "webdataset": TarReader,
     "llava": LlavaReader,
+    "calvin": CalvinReader,
+    "bridge": BridgeRawReader,
+    "bridge_rlds": BridgeRldsReader,
+    "bridge_rlds_val": partial(BridgeRldsReader, split="val"),
 }
 
 
