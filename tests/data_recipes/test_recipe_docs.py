@@ -39,7 +39,8 @@ def test_the_table_has_every_key_with_its_default() -> None:
 
 
 def test_the_page_names_every_shipped_recipe_and_what_the_digest_leaves_out() -> None:
-    assert sorted(re.findall(r"^\| `([^`]+)` \| ", SHIPPED, re.MULTILINE)) == shipped()
+    rows = re.findall(r"^\| (`[^|]+`) \| ", SHIPPED, re.MULTILINE)
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == shipped()
     assert all(f"`{key}`" in PAGE.split("leaves out")[1].split("##")[0] for key in BESIDE_TRAINING)
 
 

@@ -24,7 +24,10 @@ from interlace.data_recipes.schema import path_fields
 from interlace.tasks import TASKS
 
 SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, task in TASKS.items()})
-ROOTS = ("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1")
+ROOTS = (
+    *("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1"),
+    *("OMNISTREAM_BACKBONE", "QWEN2_5_7B", "VLM_STAGE1", "VLM_STAGE1_5", "VLM_STAGE2", "VLM_DEMO_BACKBONE"),
+)
 
 #: OmniStream Table 1, row by row.
 TABLE_1 = {
@@ -49,7 +52,7 @@ def make_paths(recipe: Recipe) -> None:
     """Everything that a recipe says is there, and as little of it as can be."""
     folders = {recipe.backbone.init, recipe.start_from}
     for name, task in recipe.tasks.items():
-        for source in (*task.sources, *task.held_out):
+        for source in (*task.sources, *task.held_out, *task.pictured):
             if source.format == "mds" and not Path(source.path).exists():
                 write_samples(Path(source.path), [make_sample(0)])
             folders.add(source.path)
@@ -140,6 +143,37 @@ def test_interlace_stage_1_only_adds_clusters(tmp_path: Path) -> None:
     assert {key for key in ours if ours[key] != paper.get(key)} - {"name"} == {
         key for key in ours if key.startswith("tasks.clusters.")
     }
+
+
+#: OmniStream table 12: what trains, tiles at most beside the whole image, batch, rate, thousands of samples.
+TABLE_12 = {
+    "vlm_stage1": ("projector", 0, 512, 1e-3, 558),
+    "vlm_stage1_5": ("projector and llm", 4, 256, 1e-5, 4000),
+    "vlm_stage2": ("projector and llm", 9, 256, 1e-5, 3200),
+    "vlm_stage3": ("projector and llm", 9, 128, 1e-5, 4000),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_12)
+def test_the_vlms_stages_are_table_12s(name: str, tmp_path: Path) -> None:
+    recipe = unseen(name, tmp_path)
+    trains, tiles, batch, rate, thousands = TABLE_12[name]
+    engine, task = recipe.engine, recipe.tasks["vlm"]
+    options: Any = task.options
+    assert recipe.backbone.frozen
+    assert (options.trains, options.size, options.max_frames, options.fps, options.pool) == (trains, 512, 32, 1.0, 2)
+    assert (options.max_tiles if options.grids else 0) == tiles
+    assert task.batch * task.micro_batches == batch
+    assert (engine.lr, engine.optimizer, engine.weight_decay) == (rate, "adamw", 0)
+    assert engine.steps == pytest.approx(1000 * thousands / batch, abs=1)
+    assert engine.warmup == pytest.approx(0.03 * engine.steps, abs=1)
+    grids = {
+        "vlm_stage1": set(),
+        "vlm_stage1_5": {(2, 2), (1, 2), (1, 3), (2, 1), (3, 1)},
+    }.get(name, {(rows, columns) for rows in range(1, 7) for columns in range(1, 7)})
+    assert set(options.grids) == grids
+    before = {"vlm_stage1_5": "vlm_stage1", "vlm_stage2": "vlm_stage1_5", "vlm_stage3": "vlm_stage2"}.get(name)
+    assert recipe.start_from == (str(tmp_path / before) if before else None)
 
 
 def flat(data: Any, key: str = "") -> dict[str, Any]:

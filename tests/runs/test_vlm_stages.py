@@ -1,0 +1,100 @@
+"""The four shipped stages of the VLM, made tiny, on two ranks: two optimizer steps each, each from the run before."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import vlm_cases as cases
+from harness import Ranks
+from PIL import Image
+
+from interlace.backbone import Backbone, BackboneConfig, save
+
+sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
+
+from clips import make_video  # noqa: E402
+from tiny_vlm import write_template_tokenizer  # noqa: E402
+
+SHAPE = {"hidden_size": 32, "depth": 2, "heads": 2, "mlp_size": 64, "patch_size": 8, "registers": 1, "layer_scale": 1.0}
+STAGES = ("vlm_stage1", "vlm_stage1_5", "vlm_stage2", "vlm_stage3")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, a Qwen2 with a chat template, and conversations about images and about videos of any length."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    root = tmp_path_factory.mktemp("vlm")
+    torch.manual_seed(5)
+    save(Backbone(BackboneConfig(**SHAPE)), root / "backbone")  # type: ignore[arg-type]
+    write_template_tokenizer(root / "llm")
+    config = Qwen2Config(
+        vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(root / "llm")
+    rng = np.random.default_rng(0)
+    images, videos = [], []
+    for number, (height, width) in enumerate([(40, 40), (30, 90), (90, 30), (100, 150), (200, 40), (64, 70), (33, 50)]):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3)).astype(np.uint8)).save(root / f"{number}.png")
+        (root / f"{number}.mp4").write_bytes(make_video(4 + 9 * number % 40, fps=2))
+        said = [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": f"a {number}"}]
+        images.append({"id": number, "image": f"{number}.png", "conversations": said})
+        videos.append({"id": number, "video": f"{number}.mp4", "conversations": said})
+    images.append({"id": "words alone", "conversations": said})
+    (root / "images.json").write_text(json.dumps(images))
+    (root / "videos.json").write_text(json.dumps(videos))
+    return root
+
+
+def tiny(root: Path, name: str, *more: str) -> list[str]:
+    data = "videos" if name == "vlm_stage3" else "images"
+    return [
+        "backbone.preset=null",
+        *(f"backbone.{key}={value}" for key, value in SHAPE.items()),
+        f"backbone.init={root / 'backbone'}",
+        "engine.steps=2",
+        "engine.warmup=1",
+        "engine.precision=fp32",
+        "engine.zero.stage=2",
+        "engine.workers=0",
+        "tasks.vlm.batch=5",
+        "tasks.vlm.micro_batches=2",
+        "tasks.vlm.options.size=32",
+        f"tasks.vlm.options.llm={root / 'llm'}",
+        f"tasks.vlm.sources=[{{name: tiny, format: llava, path: {root / f'{data}.json'}}}]",
+        *more,
+    ]
+
+
+def test_the_stages_chain(two_ranks: Ranks, inputs: Path, tmp_path: Path) -> None:
+    before: list[str] = []
+    for name in STAGES:
+        run = tmp_path / name
+        found = two_ranks.run(cases.stage, name=name, run=str(run), overrides=tiny(inputs, name, *before))[0]
+        before = [f"start_from={run}"]
+        assert all(math.isfinite(loss) for loss in found["losses"])
+        assert found["taken_over"]
+        assert not any("backbone" in key for key in found["names"])
+        parts = {key.split(".")[2] for key in found["changed"]}
+        assert parts >= {"projector"}
+        assert ("llm" in parts) == (name != "vlm_stage1"), "table 12: stage 1 trains the projector alone"
+        assert ("newline" in parts) == (name != "vlm_stage1"), "one tile has no rows to end"
+        assert json.loads((run / "backbone.json").read_text())["path"] == str(inputs / "backbone")
+
+
+@pytest.mark.slow
+def test_ranks_that_see_unlike_numbers_of_frames_agree_under_zero_3(
+    one_rank: Ranks, two_ranks: Ranks, inputs: Path, tmp_path: Path
+) -> None:
+    overrides = tiny(inputs, "vlm_stage3", "start_from=null")
+    alone = one_rank.run(cases.stage, name="vlm_stage3", run=str(tmp_path / "one"), overrides=overrides)[0]
+    three = [*overrides, "engine.zero.stage=3"]
+    found = two_ranks.run(cases.stage, name="vlm_stage3", run=str(tmp_path / "two"), overrides=three)[0]
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
