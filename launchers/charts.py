@@ -24,7 +24,8 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """``count`` axes of a size in inches, at most ``columns`` side by side."""
     columns = min(columns, count)
     lines = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
@@ -39,7 +40,7 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
 
 def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
     """A panel a task: its loss terms over the steps, before their weights."""
-    figure, axes = _grid(len(tasks), 2, 5.6, 2.8)
+    figure, axes = panels(len(tasks), 2, 5.6, 2.8)
     for axis, task in zip(axes, tasks, strict=True):
         terms = sorted({key for row in metrics for key in row if key.startswith(f"loss/{task}/")})
         for term in terms:
@@ -54,7 +55,7 @@ def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
 def held_out(rows: Rows, tasks: Sequence[str]) -> bytes:
     """A panel a measure: the model in its task's colour, and the better blind guess as a dashed line."""
     names = list(dict.fromkeys((row["task"], row["measure"]) for row in rows))
-    figure, axes = _grid(len(names), 4, 2.9, 2.2)
+    figure, axes = panels(len(names), 4, 2.9, 2.2)
     for axis, (task, name) in zip(axes, names, strict=True):
         mine = [row for row in rows if (row["task"], row["measure"]) == (task, name) and row["value"] is not None]
         steps = [row["step"] for row in mine]
@@ -68,7 +69,7 @@ def held_out(rows: Rows, tasks: Sequence[str]) -> bytes:
 
 def anatomy(metrics: Rows, tasks: Sequence[str]) -> bytes:
     """How a step's wall time is spent: data, each task's forward and backward, the update."""
-    figure, (axis,) = _grid(1, 1, 11.2, 1.3)
+    figure, (axis,) = panels(1, 1, 11.2, 1.3)
     parts = [("waiting for data", "time_share/data", BLIND)]
     parts += [(task, f"time_share/{task}", COLOURS[index % len(COLOURS)]) for index, task in enumerate(tasks)]
     parts.append(("update", "time_share/step", "#444444"))
@@ -88,7 +89,7 @@ def anatomy(metrics: Rows, tasks: Sequence[str]) -> bytes:
 def cosines(metrics: Rows) -> bytes:
     """The cosine between each pair of tasks' gradients of the backbone, by step."""
     pairs = sorted({key for row in metrics for key in row if key.startswith("cosine/")})
-    figure, (axis,) = _grid(1, 1, 11.2, 2.6)
+    figure, (axis,) = panels(1, 1, 11.2, 2.6)
     for index, pair in enumerate(pairs):
         points = [(row["step"], row[pair]) for row in metrics if pair in row]
         label = " and ".join(pair.removeprefix("cosine/").split("~"))
@@ -101,7 +102,7 @@ def cosines(metrics: Rows) -> bytes:
 
 def latency(seconds: Sequence[float]) -> bytes:
     """Milliseconds a frame of a stream took, frame by frame."""
-    figure, (axis,) = _grid(1, 1, 11.2, 2.2)
+    figure, (axis,) = panels(1, 1, 11.2, 2.2)
     axis.plot(range(len(seconds)), [1000 * value for value in seconds], color=COLOURS[0], linewidth=1)
     axis.set_ylim(0)
     axis.set_xlabel("frame of the stream", fontsize=8)

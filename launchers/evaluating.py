@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from interlace.eval.geometry import Kind
     from interlace.eval.propagation import Propagation
     from interlace.eval.result import Result
@@ -277,11 +279,20 @@ def teller(console: Console) -> Callable[[str], None]:
 
 
 def keep(
-    results: Sequence[Result], place: str, subject: FrozenBackbone, out: Path | None, name: str, console: Console
+    results: Sequence[Result],
+    place: str,
+    subject: FrozenBackbone,
+    out: Path | None,
+    name: str,
+    console: Console,
+    pictures: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Write results as JSON with their tables as Markdown beside, and print them."""
+    """Write results as JSON with their tables as Markdown and a chart beside, ``pictures`` too, and print them."""
     from interlace.eval.compare import RESULTS, sheets
     from interlace.eval.result import write
+
+    from .charts import png
+    from .result_pictures import chart
 
     if out is None:
         home = Path(place) / RESULTS if (Path(place) / "backbone").is_dir() else Path(RESULTS) / subject.name
@@ -290,7 +301,12 @@ def keep(
     show(results, console)
     table = out.with_suffix(".md")
     table.write_text("\n".join(sheet.markdown() for sheet in sheets(results)))
-    console.print(f"results: {out} and {table.name}", highlight=False, markup=False)
+    drawn = {out.with_suffix(".png"): chart(results)}
+    drawn |= {out.with_name(f"{out.stem}-{kind}.png"): figure for kind, figure in (pictures or {}).items()}
+    for file, figure in drawn.items():
+        file.write_bytes(png(figure))
+    beside = ", ".join(file.name for file in (table, *drawn))
+    console.print(f"results: {out}, {beside}", highlight=False, markup=False)
 
 
 def holds_results(place: Path) -> bool:

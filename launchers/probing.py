@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from interlace.eval.dense_probe import DenseBudget
+    from interlace.eval.dense_probe import DenseBudget, Seen
     from interlace.eval.feed import Run
     from interlace.eval.linear_probe import LinearBudget
     from interlace.eval.result import Result
@@ -128,32 +128,55 @@ def run_linear(
     place: str, subjects: tuple[FrozenBackbone, list[Subject]], asked: Linear, out: Path | None, console: Console
 ) -> None:
     """Probe images, of the rooms in all three ways."""
+    from interlace.eval.dense_probe import Seen
     from interlace.eval.feed import Run
 
     from .evaluating import keep, teller
+    from .result_pictures import samples
 
     probes = _room_probes(asked, console) if asked.data is None else [_image_probe(asked, asked.data)]
     run = Run(asked.seed, asked.workers if asked.data else 0, asked.device, teller(console))
-    results = [each for probe in probes for subject in subjects[1] for each in probe(subject, run)]
-    keep(results, place, subjects[0], out, f"linear-{asked.on}{'-cached' * asked.cached}", console)
+    results, pictures = [], {}
+    for probe in probes:
+        seen = {subject.name: Seen() for subject in subjects[1]}
+        for subject in subjects[1]:
+            results += probe.measure(subject, run, seen[subject.name])
+        if all(each.rows for each in seen.values()):
+            pictures[probe.kind] = samples(seen, probe.classes)
+    keep(results, place, subjects[0], out, f"linear-{asked.on}{'-cached' * asked.cached}", console, pictures)
 
 
-def _image_probe(asked: Linear, root: Path) -> Callable[[Subject, Run], list[Result]]:
+@dataclass(frozen=True)
+class _Probe:
+    """``classes``: of pixels, for its pictures; none where there is depth."""
+
+    kind: str
+    classes: tuple[str, ...]
+    measure: Callable[[Subject, Run, Seen], list[Result]]
+
+
+def _image_probe(asked: Linear, root: Path) -> _Probe:
     from interlace.eval.dense_probe import ADE20K, NYU, probe_depth, probe_segmentation
     from interlace.eval.images import read_ade20k, read_imagenet, read_nyu
     from interlace.eval.linear_probe import LinearBudget, probe_classes
 
     if asked.on == "imagenet":
         found, budget = read_imagenet(root), asked.apply(LinearBudget())
-        return lambda subject, run: probe_classes(subject, found, budget, run, cached=asked.cached)
+        return _Probe(
+            "classes", (), lambda subject, run, _: probe_classes(subject, found, budget, run, cached=asked.cached)
+        )
     if asked.on == "ade20k":
         masks, spent = read_ade20k(root), asked.apply(ADE20K)
-        return lambda subject, run: probe_segmentation(subject, masks, spent, run)
+        return _Probe(
+            "segmentation",
+            masks.classes,
+            lambda subject, run, seen: probe_segmentation(subject, masks, spent, run, seen=seen),
+        )
     depths, spent = read_nyu(root), asked.apply(NYU)
-    return lambda subject, run: probe_depth(subject, depths, spent, run)
+    return _Probe("depth", (), lambda subject, run, seen: probe_depth(subject, depths, spent, run, seen=seen))
 
 
-def _room_probes(asked: Linear, console: Console) -> list[Callable[[Subject, Run], list[Result]]]:
+def _room_probes(asked: Linear, console: Console) -> list[_Probe]:
     from interlace.data_recipes.worlds.rooms import LABELS
     from interlace.eval.dense_probe import probe_depth, probe_segmentation
     from interlace.eval.linear_probe import probe_classes
@@ -173,15 +196,19 @@ def _room_probes(asked: Linear, console: Console) -> list[Callable[[Subject, Run
     rooms = load_rooms(train=asked.rooms)
     classes = room_classes(rooms, LABELS[LABEL], asked.seed)
     budget, spent = asked.apply(CLASS_BUDGET), asked.apply(DENSE_BUDGET)
-    first = [lambda subject, run: probe_classes(subject, classes, budget, run, cached=asked.cached)]
+    first = _Probe(
+        "classes", (), lambda subject, run, _: probe_classes(subject, classes, budget, run, cached=asked.cached)
+    )
     if asked.cached:
-        return [*first]
+        return [first]
     (masks, size), depths = room_masks(rooms), room_depths(rooms)
-    return [
-        *first,
-        lambda subject, run: probe_segmentation(subject, masks, spent, run, size=size),
-        lambda subject, run: probe_depth(subject, depths, spent, run),
-    ]
+    second = _Probe(
+        "segmentation",
+        masks.classes,
+        lambda subject, run, seen: probe_segmentation(subject, masks, spent, run, size=size, seen=seen),
+    )
+    third = _Probe("depth", (), lambda subject, run, seen: probe_depth(subject, depths, spent, run, seen=seen))
+    return [first, second, third]
 
 
 def run_room_paths(

@@ -1,0 +1,113 @@
+"""Pictures of what `interlace eval` found: values with their intervals, what each rate reached, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .charts import COLOURS, panels
+
+if TYPE_CHECKING:
+    from interlace.eval.dense_probe import Seen
+    from interlace.eval.result import Result
+
+#: What has no class or depth.
+WHITE = 255
+#: Names that a legend shows at most.
+MOST_NAMES = 24
+_COLUMNS = 4
+
+
+def chart(results: Sequence[Result]) -> Figure:
+    """A panel for each measure of each protocol: value and 95% interval of every subject; and one for each rate's."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for each in results:
+        groups.setdefault((each.facts.protocol, each.measure), []).append(each)
+    tuned = [group for group in groups.values() if any(_by_trial(each) for each in group)]
+    figure, axes = panels(len(groups) + len(tuned), _COLUMNS, 3.4, 2.6)
+    for axis, ((protocol, measure), group) in zip(axes, groups.items(), strict=False):
+        _values(axis, group)
+        arrow = "↑" if group[0].better == "higher" else "↓"
+        axis.set_title(f"{protocol.partition(' (')[0]}\n{measure} {arrow}", fontsize=8, loc="left")
+    for axis, group in zip(axes[len(groups) :], tuned, strict=True):
+        _trials(axis, group)
+    return figure
+
+
+def _values(axis: Axes, group: Sequence[Result]) -> None:
+    for place, each in enumerate(group):
+        low, high = each.interval
+        axis.plot([low, high], [place, place], color=COLOURS[place % len(COLOURS)], linewidth=2)
+        axis.plot([each.value], [place], "o", color=COLOURS[place % len(COLOURS)])
+    axis.set_yticks(range(len(group)), [each.facts.subject for each in group])
+    axis.set_ylim(len(group) - 0.5, -0.5)
+
+
+def _trials(axis: Axes, group: Sequence[Result]) -> None:
+    names: list[str] = []
+    for place, each in enumerate(group):
+        trials = _by_trial(each)
+        names = list(trials) or names
+        axis.plot(range(len(trials)), list(trials.values()), "o-", markersize=3, color=COLOURS[place % len(COLOURS)])
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    where = next(key for key, value in group[0].facts.found.items() if isinstance(value, dict))
+    axis.set_title(f"{group[0].measure}: every rate {where}", fontsize=8, loc="left")
+
+
+def _by_trial(found: Result) -> dict[str, float]:
+    return next((value for value in found.facts.found.values() if isinstance(value, dict)), {})
+
+
+def samples(seen: Mapping[str, Seen], classes: Sequence[str]) -> Figure:
+    """A row for each image: itself, the truth, and what each subject says, in the same colours.
+
+    ``classes``: names of the classes of pixels, or none for depth in metres, near blue and far red.
+    """
+    rows = list(zip(*(each.rows for each in seen.values()), strict=True))
+    columns = 2 + len(seen)
+    figure = Figure(figsize=(2.2 * columns, 1.9 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis, title in zip(axes[0], ("image", "truth", *seen), strict=True):
+        axis.set_title(title, fontsize=8)
+    for line, row in zip(axes, rows, strict=True):
+        pixels, truth, _ = row[0]
+        maps = [truth, *(guess for _, _, guess in row)]
+        painted = [paint_classes(each) for each in maps] if classes else paint_depths(maps)
+        for axis, shown in zip(line, (pixels.transpose(1, 2, 0), *painted), strict=True):
+            axis.imshow(shown, interpolation="nearest")
+            axis.set_axis_off()
+    there = sorted({int(each) for row in rows for each in np.unique(row[0][1]) if each < len(classes)})
+    if there:
+        marks = [Patch(color=tuple(_colour(each) / 255), label=classes[each]) for each in there[:MOST_NAMES]]
+        figure.legend(handles=marks, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+    return figure
+
+
+def paint_classes(classes: np.ndarray) -> np.ndarray:
+    """[H, W] -> [H, W, 3] uint8: a colour a class, 255 white."""
+    table = np.array([_colour(each) for each in range(WHITE)] + [[WHITE] * 3])
+    return table[np.minimum(classes, WHITE)].astype(np.uint8)
+
+
+def _colour(number: int) -> np.ndarray:
+    """[3], 0 to 255: 20 colours first, then darker ones."""
+    colour = np.array(colormaps["tab20"](number % 20)[:3])
+    return np.round(255 * colour * 0.8 ** (number // 20))
+
+
+def paint_depths(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Metres [H, W] -> [H, W, 3] uint8 each, on the scale of the first, which is the truth; 0 there is white."""
+    known = maps[0][maps[0] > 0]
+    low, high = (float(end) for end in np.quantile(known, (0.02, 0.98)))
+    painted = []
+    for metres in maps:
+        share = np.clip((metres - low) / max(high - low, 1e-6), 0, 1)
+        colours = (colormaps["turbo"](share)[..., :3] * 255).astype(np.uint8)
+        painted.append(np.where((metres > 0)[..., None], colours, np.uint8(WHITE)))
+    return painted
