@@ -11,7 +11,11 @@ from .sample import Sample
 
 Demand = Callable[["bool | np.bool_", str], None]
 
-TEXT_KINDS = ("caption", "ocr", "grounding")
+#: Captions, a word to read, boxes; one turn of a conversation; and questions with one right answer.
+TEXT_KINDS = (
+    *("caption", "ocr", "grounding", "turn"),
+    *("count", "colour", "left of", "nearer", "moved", "sign"),
+)
 
 
 def check_sample(

@@ -19,7 +19,9 @@ FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels", "episode")
 class Text:
     """A question about a sample's frames, and its answer.
 
-    ``kind``: "caption", "ocr" or "grounding". ``frame``: the frame it speaks of (the last one a decoder may see).
+    ``kind``: "caption", "ocr", "grounding", "turn" (of a conversation, with the sample's others in their order), or a
+    kind of question with one right answer: :data:`interlace.data_recipes.checks.TEXT_KINDS`. ``frame``: the frame it
+    speaks of (the last one a decoder may see).
     ``boxes``: [n, 4] float32, normalised xyxy, for grounding; empty otherwise.
     """
 

@@ -87,7 +87,8 @@ def demo(
 )
 def prepare(
     what: Annotated[
-        str, typer.Argument(help="'demo', 'table', or a folder of jpg, png and mp4 files.", show_default=False)
+        str,
+        typer.Argument(help="'demo', 'questions', 'table', or a folder of jpg, png and mp4 files.", show_default=False),
     ],
     to: Annotated[Path | None, typer.Option("--to", help="Where the shards of a folder go.")] = None,
 ) -> None:

@@ -55,7 +55,7 @@ def run_demo(run: Path, seed: int, long: bool, resume: bool, console: Console) -
 
 
 def prepare_input(what: str, to: Path | None, console: Console) -> None:
-    """Make the demo's input or the robot table's episodes, once, or shards of a folder of one's own."""
+    """Make the demo's input, its questions or the robot table's episodes, once, or shards of one's own files."""
     if what == "demo":
         from interlace.data_recipes.worlds.demo import prepare_demo
 
@@ -63,6 +63,14 @@ def prepare_input(what: str, to: Path | None, console: Console) -> None:
             data = prepare_demo(progress=stages, say=lambda line: console.print(line, highlight=False))
         known = "made" if data.made else "ready"
         console.print(f"input {known}: {sum(data.counts.values()):,} samples in {data.folder}", highlight=False)
+    elif what == "questions":
+        from interlace.data_recipes.worlds.questions_data import prepare_questions
+
+        with Stages(console) as stages:
+            asked = prepare_questions(progress=stages)
+        known = "made" if asked.made else "ready"
+        counts = ", ".join(f"{count} clips in {name}" for name, count in asked.counts.items())
+        console.print(f"questions {known}: {counts}, in {asked.folder}", highlight=False)
     elif what == "table":
         from interlace.data_recipes.worlds.table_episodes import prepare_table
 

@@ -15,11 +15,13 @@ from harness import Ranks
 from PIL import Image
 
 from interlace.backbone import Backbone, BackboneConfig, save
+from interlace.data_recipes import SampleWriter, Text
 
 sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
 
 from clips import make_video  # noqa: E402
-from tiny_vlm import write_template_tokenizer  # noqa: E402
+from language import write_tokenizer  # noqa: E402
+from tiny_vlm import sample, write_template_tokenizer  # noqa: E402
 
 SHAPE = {"hidden_size": 32, "depth": 2, "heads": 2, "mlp_size": 64, "patch_size": 8, "registers": 1, "layer_scale": 1.0}
 STAGES = ("vlm_stage1", "vlm_stage1_5", "vlm_stage2", "vlm_stage3")
@@ -87,6 +89,37 @@ def test_the_stages_chain(two_ranks: Ranks, inputs: Path, tmp_path: Path) -> Non
         assert ("llm" in parts) == (name != "vlm_stage1"), "table 12: stage 1 trains the projector alone"
         assert ("newline" in parts) == (name != "vlm_stage1"), "one tile has no rows to end"
         assert json.loads((run / "backbone.json").read_text())["path"] == str(inputs / "backbone")
+
+
+@pytest.mark.parametrize("name", ["vlm_demo", "vlm_demo_blind"])
+def test_the_demos_take_two_steps(one_rank: Ranks, inputs: Path, tmp_path: Path, name: str) -> None:
+    kinds = ("count", "colour", "left of", "nearer", "moved", "sign")
+    for split in ("train", "held_out"):
+        with SampleWriter(
+            tmp_path / split, name=split, fields=("frames", "texts"), split=split, licence="CC0-1.0"
+        ) as to:
+            for number in range(6):
+                texts = [Text(kind=kind, prompt=f"{kind}?", answer=str(number % 2), frame=7) for kind in kinds]
+                to.write(sample(number, frames=8, shape=(64, 64), texts=texts))
+    overrides = [
+        *(f"backbone.{key}={value}" for key, value in SHAPE.items()),
+        f"backbone.init={inputs / 'backbone'}",
+        "engine.steps=2",
+        "engine.warmup=1",
+        "engine.workers=0",
+        "tasks.vlm.batch=3",
+        f"tasks.vlm.options.tokenizer={write_tokenizer(tmp_path)}",
+        f"tasks.vlm.sources=[{{name: rooms, format: mds, path: {tmp_path / 'train'}}}]",
+        f"tasks.vlm.held_out=[{{name: rooms, format: mds, path: {tmp_path / 'held_out'}}}]",
+    ]
+    found = one_rank.run(cases.stage, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
+    parts = {key.split(".")[2] for key in found["changed"]}
+    assert parts == ({"llm"} if name.endswith("blind") else {"llm", "projector", "newline"})
+    rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
+    assert {row["measure"] for row in rows} == {f"accuracy_{kind.replace(' ', '_')}" for kind in kinds}
+    if name.endswith("blind"):
+        last = [row for row in rows if row["step"] == 2]
+        assert all(row["low"] <= 0 for row in last), "nobody is better than blind without images"
 
 
 @pytest.mark.slow
