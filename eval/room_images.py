@@ -22,7 +22,7 @@ from .rooms import CLASSES
 
 NAME, UNIT = "built-in rooms", "room"
 CLASS_BUDGET = LinearBudget(steps=200, batch=64)
-DENSE_BUDGET = DenseBudget(steps=200, warmup=20)
+DENSE_BUDGET = DenseBudget(steps=300, warmup=20, rate=1e-2)
 #: The label that images are classified by: the floor is the only one that every frame of every clip shows.
 LABEL = "floor"
 HELD_BACK = 0.2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,6 +12,9 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+    from matplotlib.figure import Figure
+
     from interlace.eval.dense_probe import DenseBudget, Seen
     from interlace.eval.feed import Run
     from interlace.eval.linear_probe import LinearBudget
@@ -69,10 +73,10 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         _check_data("video", on, data)
         subjects = _subjects(backbone, on == "rooms" if baselines is None else baselines, device)
         if data is None:
-            run_room_paths(backbone, subjects, rooms, out, seed, device, console)
+            run_room_paths(backbone, subjects, rooms, out, seed, console)
         else:
             budget = (epochs, batch, at_once)
-            run_actions(backbone, subjects, on, data, views, budget, out, seed, workers, device, console)
+            run_actions(backbone, subjects, on, data, views, budget, out, seed, workers, console)
 
     @app.command(
         epilog="Examples: interlace eval linear runs/demo | "
@@ -101,7 +105,7 @@ def add_probes(app: typer.Typer, console: Console) -> None:
             raise ValueError(f"eval linear --cached: {on} is probed with augmentation only")
         _check_data("linear", on, data)
         subjects = _subjects(backbone, on == "rooms" if baselines is None else baselines, device)
-        asked = Linear(on, data, cached, rooms, steps, batch, seed, workers, device)
+        asked = Linear(on, data, cached, rooms, steps, batch, seed, workers, subjects.device)
         run_linear(backbone, subjects, asked, out, console)
 
 
@@ -124,26 +128,26 @@ class Linear:
         return replace(budget, steps=self.steps or budget.steps, batch=self.batch or budget.batch)
 
 
-def run_linear(
-    place: str, subjects: tuple[FrozenBackbone, list[Subject]], asked: Linear, out: Path | None, console: Console
-) -> None:
+def run_linear(place: str, subjects: _Subjects, asked: Linear, out: Path | None, console: Console) -> None:
     """Probe images, of the rooms in all three ways."""
     from interlace.eval.dense_probe import Seen
     from interlace.eval.feed import Run
 
-    from .evaluating import keep, teller
+    from .evaluating import teller
     from .result_pictures import samples
 
-    probes = _room_probes(asked, console) if asked.data is None else [_image_probe(asked, asked.data)]
+    if asked.data is None:
+        subjects.ready_rooms(console)
+    probes = _room_probes(asked) if asked.data is None else [_image_probe(asked, asked.data)]
     run = Run(asked.seed, asked.workers if asked.data else 0, asked.device, teller(console))
     results, pictures = [], {}
     for probe in probes:
-        seen = {subject.name: Seen() for subject in subjects[1]}
-        for subject in subjects[1]:
+        seen = {subject.name: Seen() for subject in subjects.all}
+        for subject in subjects.all:
             results += probe.measure(subject, run, seen[subject.name])
         if all(each.rows for each in seen.values()):
             pictures[probe.kind] = samples(seen, probe.classes)
-    keep(results, place, subjects[0], out, f"linear-{asked.on}{'-cached' * asked.cached}", console, pictures)
+    subjects.keep(results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, pictures)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _image_probe(asked: Linear, root: Path) -> _Probe:
     return _Probe("depth", (), lambda subject, run, seen: probe_depth(subject, depths, spent, run, seen=seen))
 
 
-def _room_probes(asked: Linear, console: Console) -> list[_Probe]:
+def _room_probes(asked: Linear) -> list[_Probe]:
     from interlace.data_recipes.worlds.rooms import LABELS
     from interlace.eval.dense_probe import probe_depth, probe_segmentation
     from interlace.eval.linear_probe import probe_classes
@@ -190,9 +194,6 @@ def _room_probes(asked: Linear, console: Console) -> list[_Probe]:
         room_masks,
     )
 
-    from .evaluating import ready_rooms
-
-    ready_rooms(console)
     rooms = load_rooms(train=asked.rooms)
     classes = room_classes(rooms, LABELS[LABEL], asked.seed)
     budget, spent = asked.apply(CLASS_BUDGET), asked.apply(DENSE_BUDGET)
@@ -213,30 +214,29 @@ def _room_probes(asked: Linear, console: Console) -> list[_Probe]:
 
 def run_room_paths(
     place: str,
-    subjects: tuple[FrozenBackbone, list[Subject]],
+    subjects: _Subjects,
     rooms: int,
     out: Path | None,
     seed: int,
-    device: str,
     console: Console,
 ) -> None:
     """Tell the camera's path in the built-in rooms."""
     from interlace.eval.rooms import read_rooms
     from interlace.eval.video_probe import probe_rooms, room_clips
 
-    from .evaluating import keep, ready_rooms, teller
+    from .evaluating import teller
 
-    ready_rooms(console)
+    subjects.ready_rooms(console)
     clips = room_clips(read_rooms("train", rooms=rooms), read_rooms("held_out"))
     results = []
-    for subject in subjects[1]:
-        results += probe_rooms(subject, clips, seed=seed, device=device, say=teller(console))
-    keep(results, place, subjects[0], out, "video-rooms", console)
+    for subject in subjects.all:
+        results += probe_rooms(subject, clips, seed=seed, device=subjects.device, say=teller(console))
+    subjects.keep(results, place, out, "video-rooms", console)
 
 
 def run_actions(
     place: str,
-    subjects: tuple[FrozenBackbone, list[Subject]],
+    subjects: _Subjects,
     on: str,
     data: Path,
     views: str,
@@ -244,20 +244,19 @@ def run_actions(
     out: Path | None,
     seed: int,
     workers: int,
-    device: str,
     console: Console,
 ) -> None:
     """Tell actions. ``budget``: epochs, videos of a step, videos held together."""
     from interlace.eval.actions import read_k400, read_ssv2
     from interlace.eval.video_probe import TRIALS, VIEWS, VideoBudget, probe_videos
 
-    from .evaluating import keep, teller
+    from .evaluating import teller
 
     actions = {"k400": read_k400, "ssv2": read_ssv2}[on](data)
     epochs, batch, at_once = budget
     spent = VideoBudget(trials=TRIALS[on], epochs=epochs, batch=batch, at_once=at_once)
     results = []
-    for subject in subjects[1]:
+    for subject in subjects.all:
         results += probe_videos(
             subject,
             actions,
@@ -266,10 +265,10 @@ def run_actions(
             combine="flat" if views == "flat" else "concatenated",
             seed=seed,
             workers=workers,
-            device=device,
+            device=subjects.device,
             say=teller(console),
         )
-    keep(results, place, subjects[0], out, f"video-{on}-{views}", console)
+    subjects.keep(results, place, out, f"video-{on}-{views}", console)
 
 
 def _check_data(command: str, on: str, data: Path | None) -> None:
@@ -279,11 +278,46 @@ def _check_data(command: str, on: str, data: Path | None) -> None:
         )
 
 
-def _subjects(place: str, baselines: bool, device: str) -> tuple[FrozenBackbone, list[Subject]]:
-    """The backbone, and all that are measured."""
+@dataclass(frozen=True)
+class _Subjects:
+    """``mine``, and ``all`` that are measured; where several processes do it, ``state`` is of them."""
+
+    mine: FrozenBackbone
+    all: list[Subject]
+    device: str
+    state: PartialState | None
+
+    def ready_rooms(self, console: Console) -> None:
+        """The first process makes the rooms, if they are not there."""
+        from .evaluating import ready_rooms
+
+        with nullcontext() if self.state is None else self.state.main_process_first():
+            ready_rooms(console)
+
+    def keep(
+        self,
+        results: list[Result],
+        place: str,
+        out: Path | None,
+        name: str,
+        console: Console,
+        pictures: Mapping[str, Figure] | None = None,
+    ) -> None:
+        """The first process writes; the others found the same."""
+        from .evaluating import keep
+
+        if self.state is None or self.state.is_main_process:
+            keep(results, place, self.mine, out, name, console, pictures)
+
+
+def _subjects(place: str, baselines: bool, device: str) -> _Subjects:
+    from interlace.eval.spread import Spread, processes
     from interlace.eval.subjects import open_subject
 
     from .evaluating import with_baselines
 
-    mine = open_subject(place, device)
-    return mine, with_baselines(mine, place, True, device) if baselines else [mine]
+    state = processes(device)
+    own = device if state is None else str(state.device)
+    mine = open_subject(place, own)
+    found: list[Subject] = with_baselines(mine, place, True, own) if baselines else [mine]
+    return _Subjects(mine, found if state is None else [Spread(each, state) for each in found], own, state)

@@ -1,0 +1,63 @@
+"""Frozen features over several processes: each sees a part of the clips, all get all tokens and train the same heads.
+
+Protocols do not know of it. What they draw depends on seeds alone, so that every process asks for the same clips in the
+same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from torch import Tensor
+
+from .subjects import Subject, Tokens
+
+
+def processes(device: str) -> PartialState | None:
+    """The processes that ``accelerate launch`` or torchrun started, joined; None alone.
+
+    ``device``: "cpu" joins them by gloo, "cuda" gives each its own GPU. Raises ValueError for one named GPU, which
+    several processes would share.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+        return None
+    if device not in ("cpu", "cuda"):
+        raise ValueError(
+            f"--device {device}: with several processes it is cpu or cuda, each then takes a GPU of its own"
+        )
+    return PartialState(cpu=device == "cpu")
+
+
+class Spread:
+    """A subject whose clips are divided among the processes of ``state``. Streams are not divided."""
+
+    def __init__(self, subject: Subject, state: PartialState) -> None:
+        self.subject, self.state = subject, state
+        self.name, self.digest, self.patch_size = subject.name, subject.digest, subject.patch_size
+
+    def clips(self, frames: Tensor) -> Tokens:
+        """As the subject's, of all clips [B, ...], in every process; ``features`` is None."""
+        count, world = len(frames), self.state.num_processes
+        each = -(-count // world)
+        first = self.state.process_index * each
+        # the last clip is repeated where there are not enough: parts that are gathered must be equally long
+        mine = torch.arange(first, first + each).clamp_max(count - 1)
+        tokens = self.subject.clips(frames[mine])
+        patches, cls, camera = (self._all(part)[:count] for part in (tokens.patches, tokens.cls, tokens.camera))
+        return Tokens(patches, cls, camera)
+
+    def _all(self, part: Tensor) -> Tensor:
+        found = gather(part.to(self.state.device).contiguous())
+        assert isinstance(found, Tensor)
+        return found.cpu()
+
+    def stream(self, frames: Tensor, layers: Sequence[int] = ()) -> Iterator[Tokens]:
+        return self.subject.stream(frames, layers)
+
+    def held(self) -> AbstractContextManager[object]:
+        return self.subject.held()
