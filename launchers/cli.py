@@ -180,6 +180,20 @@ def stream(
     stream_footage(backbone, footage, options, save, console)
 
 
+@app.command(epilog="Example: interlace chat runs/vlm 'how many objects are there?' --video clip.mp4")
+def chat(
+    model: Annotated[Path, typer.Argument(help="A run of task vlm.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to ask about.")] = None,
+    video: Annotated[Path | None, typer.Option("--video", help="A video to ask about.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if it was moved.")] = None,
+) -> None:
+    """Ask a trained vision-language model about a picture or a video."""
+    from .chatting import chat
+
+    chat(model, question, image, video, backbone, console)
+
+
 @app.command(epilog="Example: interlace export runs/demo --to exported --licence apache-2.0")
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],

@@ -13,9 +13,14 @@ import torch
 import vlm_cases as cases
 from harness import Ranks
 from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from interlace.backbone import Backbone, BackboneConfig, save
+from interlace.backbone import Backbone, BackboneConfig, load, save
+from interlace.backbone.digest import digest
 from interlace.data_recipes import SampleWriter, Text
+from interlace.launchers.cli import app
+from interlace.tasks.vlm.saved import load_vlm
 
 sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
 
@@ -117,9 +122,27 @@ def test_the_demos_take_two_steps(one_rank: Ranks, inputs: Path, tmp_path: Path,
     assert parts == ({"llm"} if name.endswith("blind") else {"llm", "projector", "newline"})
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert {row["measure"] for row in rows} == {f"accuracy_{kind.replace(' ', '_')}" for kind in kinds}
+    saved_model_answers(tmp_path, inputs)
     if name.endswith("blind"):
         last = [row for row in rows if row["step"] == 2]
         assert all(row["low"] <= 0 for row in last), "nobody is better than blind without images"
+
+
+def saved_model_answers(root: Path, inputs: Path) -> None:
+    """The run is read back as it was trained, its backbone by reference, and answers on the command line."""
+    task, backbone = load_vlm(root / "run")
+    saved = load_file(root / "run" / "heads" / "vlm.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in task.state_dict().items())
+    assert digest(backbone) == digest(load(inputs / "backbone"))
+    for asked in (["--image", str(inputs / "0.png")], ["--video", str(inputs / "1.mp4")]):
+        said = CliRunner().invoke(app, ["chat", str(root / "run"), "count?", *asked])
+        assert (said.exit_code, said.exception) == (0, None)
+        assert said.stdout.strip()
+    with pytest.raises(ValueError, match=r"vlm\.json: no such file; name the folder of a run of task vlm"):
+        load_vlm(inputs)
+    (root / "run" / "backbone.json").rename(root / "backbone.json")
+    with pytest.raises(ValueError, match=r"backbone\.json: no such file"):
+        load_vlm(root / "run")
 
 
 @pytest.mark.slow
