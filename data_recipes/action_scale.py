@@ -36,7 +36,7 @@ class ActionScale:
     ``episodes`` and ``steps``: in how much data, 0 where it was stated instead.
     """
 
-    kind: Literal["clip", "quantiles"]
+    kind: Literal["clip", "quantiles", "stated"]
     low: tuple[float, ...]
     high: tuple[float, ...]
     episodes: int = 0
@@ -75,7 +75,7 @@ class ActionScale:
 
     def demand_same(self, other: ActionScale, name: str) -> None:
         """DataError naming the first difference: a policy is not used with another's scale. ``name``: the other's."""
-        for field in ("kind", "low", "high"):
+        for field in ("low", "high"):
             own, found = getattr(self, field), getattr(other, field)
             if own != found:
                 raise DataError(

@@ -7,6 +7,7 @@ from .clusters import Clusters
 from .geometry import Geometry
 from .interface import Task
 from .ssl import Ssl
+from .vla import Vla
 from .vlm import Vlm
 
 #: Every task by the name that recipes use. A new task is one folder and one line here.
@@ -16,4 +17,5 @@ TASKS: dict[str, type[Task]] = {
     "captioning": Captioning,
     "clusters": Clusters,
     "vlm": Vlm,
+    "vla": Vla,
 }

@@ -1,0 +1,7 @@
+"""A vision-language-action model on a frozen backbone."""
+
+from .control import Policy
+from .options import VlaOptions
+from .task import Vla
+
+__all__ = ["Policy", "Vla", "VlaOptions"]

@@ -1,0 +1,240 @@
+"""A language model that sees through a frozen backbone and moves a robot (OmniStream sections 3.4 and C.4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, huber_loss
+
+from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone, normalise
+from interlace.data_recipes import Episode, Sample
+
+from ..captioning.decoder import projector
+from ..collectives import sum_over_ranks
+from ..frames import resize
+from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
+from ..vlm.chat import Row, read_chat
+from ..vlm.llm import build_llm, embed
+from ..vlm.task import Vlm
+from ..vlm.tiles import with_newlines
+from .head import ActionHead
+from .measures import Blind, action_measures, mean_actions, spread
+from .options import BLANK, VlaOptions
+
+logger = logging.getLogger(__name__)
+
+
+class Vla(Task):
+    """The next actions of a robot: image tokens, the instruction, then one learnable query, which the head reads.
+
+    The backbone is frozen; projector, language model with its embeddings, query and head are trained.
+    """
+
+    name: ClassVar[str] = "vla"
+    Options: ClassVar[type[TaskOptions]] = VlaOptions
+    needs: ClassVar[frozenset[str]] = frozenset({"frames", "episode"})
+    draws_from: ClassVar[frozenset[str]] = needs
+
+    def __init__(self, options: VlaOptions, context: TaskContext) -> None:
+        super().__init__(options, context)
+        self.options, self.scale = options, options.scale
+        self.chat = read_chat(options.tokenizer_path)
+        self.llm: Any = build_llm(options.llm, self.chat.tokenizer)
+        width = self.llm.get_input_embeddings().weight.shape[1]
+        self.projector: nn.Module = projector(context.backbone.hidden_size, width)
+        self.newline = nn.Parameter(torch.randn(width) / width**0.5)
+        self.query = nn.Parameter(torch.zeros(width))  # VLM4VLA begins at zero
+        self.head = ActionHead(width, options.head_size, options.chunk, self.scale.size - 1)
+        self.left_out = 0  # episodes of this run without an instruction, over all ranks
+
+    @classmethod
+    def check(cls, options: VlaOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
+        """What :meth:`Vlm.check` finds: a size that patches do not divide, no language model, no tokenizer."""
+        shared: Any = options
+        return Vlm.check(shared, backbone)
+
+    @classmethod
+    def tokens_per_sample(cls, options: VlaOptions, backbone: BackboneConfig) -> int:
+        frames = options.looks if options.context == 1 else options.longest
+        return frames * backbone.tokens_per_frame(options.size, options.size)
+
+    def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The looks; with a stream everything before the last of them too, as a robot saw it."""
+        if self.options.context == 1:
+            return np.sort(rng.permutation(len(times))[: self.options.looks])
+        return np.arange(1 + int(rng.integers(min(len(times), self.options.longest))))
+
+    def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """Frames, which of them are looks, and the chunk of actions that follows each.
+
+        An episode without an instruction teaches nothing and is named. ValueError for actions of another width.
+        """
+        episode = self._episode(sample)
+        count = len(sample.frames)
+        looks = np.arange(count)
+        if self.options.context > 1:
+            others = rng.permutation(count - 1)[: self.options.looks - 1]
+            looks = np.sort(np.append(others, count - 1))
+        return self.prepared(sample, looks if episode.instruction else looks[:0])
+
+    def prepared(self, sample: Sample, looks: np.ndarray) -> dict[str, Any]:
+        """An item of these looks, indices of the sample's frames."""
+        episode = self._episode(sample)
+        actions, mask = self.chunks(episode, episode.steps[looks])
+        size = self.options.size
+        return {
+            "frames": resize(sample.frames, (size, size)),
+            "looks": looks,
+            "actions": actions,
+            "mask": mask,
+            "row": self.row(episode.instruction),
+            "left_out": None if episode.instruction else f"{sample.source}/{sample.key}: no instruction",
+        }
+
+    def chunks(self, episode: Episode, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normalised actions [n, chunk, A] from each step on, and which of them there are [n, chunk] bool.
+
+        Past the end of the episode the last action is repeated, and not learned.
+        """
+        at = steps[:, None] + np.arange(self.options.chunk)
+        last = len(episode.actions) - 1
+        return self.scale.normalise(episode.actions[np.minimum(at, last)]), at <= last
+
+    def row(self, instruction: str) -> Row:
+        """The prompt as tokens, the image's place among them; the query is no token and comes after them."""
+        prompt = self.options.prompt.replace(BLANK, instruction)
+        return self.chat.row([(prompt, None)], visual=not self.options.blind)
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
+        """``frames``: [n, 3, size, size] uint8 each; ``looks``; ``tokens`` of each look; ``actions``
+        [R, chunk, A] float32, ``mask`` [R, chunk] bool. Never without a row: one that counts nothing if need be."""
+        rows = [item["row"].tokens for item in items for _ in item["looks"]]
+        actions, mask = (np.concatenate([item[name] for item in items]) for name in ("actions", "mask"))
+        if not rows:
+            rows = [[self.chat.tokenizer.bos]]
+            actions = np.zeros((1, self.options.chunk, self.scale.size), np.float32)
+            mask = np.zeros((1, self.options.chunk), bool)
+        return {
+            "frames": [torch.from_numpy(item["frames"]) for item in items],
+            "looks": [item["looks"].tolist() for item in items],
+            "tokens": rows,
+            "actions": torch.from_numpy(actions),
+            "mask": torch.from_numpy(mask),
+            "left_out": [item["left_out"] for item in items if item["left_out"]],
+        }
+
+    def losses(
+        self, backbone: Backbone, batch: Batch, *, teacher: nn.Module | None, progress: Progress
+    ) -> dict[str, Term]:
+        """``arm``: Huber loss / numbers of the arm's actions; ``gripper``: binary cross-entropy / actions.
+
+        ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``.
+        """
+        if not isinstance(backbone, FrozenBackbone):
+            raise ValueError("vla: its backbone must be frozen: set backbone.frozen: true, and backbone.init")
+        for line in batch["left_out"]:
+            logger.warning("vla: left out %s", line)
+        count = torch.tensor(float(len(batch["left_out"])), device=self.query.device)
+        self.left_out += int(sum_over_ranks(count))
+        seen = [self.features(backbone, *pair) for pair in zip(batch["frames"], batch["looks"], strict=True)]
+        arm, gripper = self.act([Row(tokens) for tokens in batch["tokens"]], torch.cat(seen))
+        mask, actions = batch["mask"], batch["actions"]
+        huber = huber_loss(arm.float(), actions[..., :-1], reduction="none", delta=self.options.huber_delta)
+        entropy = binary_cross_entropy_with_logits(gripper.float(), actions[..., -1], reduction="none")
+        steps = mask.sum().float()
+        return {
+            "arm": Term((huber * mask[..., None]).sum(), steps * huber.shape[-1]),
+            "gripper": Term((entropy * mask).sum(), steps, self.options.gripper_weight),
+        }
+
+    def signals(self) -> dict[str, Tensor]:
+        """``left_out``: episodes that taught nothing since the run, or its resumption, began."""
+        return {"left_out": torch.tensor(float(self.left_out))}
+
+    # ---- seeing and acting, the same in training and control
+
+    def features(self, backbone: Backbone, frames: Tensor, looks: Sequence[int]) -> Tensor:
+        """Patches [n, h, w, D] of the looks at ``frames`` [T, 3, size, size] uint8, which begin where the episode does.
+
+        With a context of 1 each look sees its image alone. With more, every frame up to the last look enters a stream.
+        """
+        side = self.options.size // self.context.backbone.patch_size
+        if self.options.blind or not len(looks):
+            return torch.zeros(len(looks), side, side, self.context.backbone.hidden_size, device=frames.device)
+        if self.options.context == 1:
+            return backbone(normalise(frames[looks][:, None])).patches[:, 0]
+        with backbone.stream(1, self.options.size, self.options.size, window=self.options.context) as stream:
+            found = [stream(frame[None, None]).patches[0, 0] for frame in frames[: max(looks) + 1]]
+        return torch.stack([found[look] for look in looks])
+
+    def act(self, rows: Sequence[Row], patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Arm [R, chunk, A - 1] in -1...1 and the gripper's logits [R, chunk], of prompts and patches [R, h, w, D].
+
+        A batch's one row that counts nothing has no patches: what is computed depends on every parameter all the same.
+        """
+        width = self.context.backbone.hidden_size
+        nothing = patches.new_zeros(1, width)
+        projected = self.projector(torch.cat([patches.flatten(0, 2), nothing]))
+        grid = projected[:-1].unflatten(0, patches.shape[:3])
+        pooled = avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
+        nowhere = pooled.new_zeros(0, self.query.numel())
+        visual = [with_newlines(each, self.newline) for each in pooled] or [nowhere]
+        inputs = [torch.cat((row, self.query[None])) for row in embed(self.llm, rows, visual)]
+        padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
+        hidden = self.llm.base_model(inputs_embeds=padded, use_cache=False).last_hidden_state
+        ends = torch.tensor([len(each) - 1 for each in inputs], device=hidden.device)
+        anchor = 0.0 * (projected[-1].sum() + self.newline.sum())
+        arm, gripper = self.head(hidden[torch.arange(len(ends), device=hidden.device), ends] + anchor)
+        return arm, gripper
+
+    @torch.no_grad()
+    def predict(self, instruction: str, patches: Tensor) -> np.ndarray:
+        """[n, chunk, A] float32 as the robot is told, the gripper 0 or 1, of looks' patches [n, h, w, D]."""
+        arm, gripper = self.act([self.row(instruction)] * len(patches), patches)
+        actions = torch.cat((arm.float(), (gripper > 0).float()[..., None]), -1)
+        return self.scale.restore(actions.cpu().numpy())
+
+    # ---- measuring
+
+    def fit_blind(self, samples: Sequence[Sample]) -> Blind:
+        """The mean action of each instruction, and of all."""
+        return mean_actions([self._episode(sample) for sample in samples], self.scale)
+
+    def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: Blind) -> list[Measure]:
+        """``arm_error``: mean absolute error of the arm's actions in -1...1; ``gripper_accuracy``: share that is right.
+
+        Over the chunks after steps spread over an episode. ``fixed`` is the instruction's mean action, ``swapped``
+        the same steps of the sample half the list away. ValueError for fewer than two samples.
+        """
+        if len(samples) < 2:
+            raise ValueError("vla: measuring needs at least two held-out samples, to swap their frames")
+        own, swapped, fixed, truth = [], [], [], []
+        for index, sample in enumerate(samples):
+            episode, other = self._episode(sample), samples[(index + len(samples) // 2) % len(samples)]
+            looks = spread(len(sample.frames))
+            truth.append(self.chunks(episode, episode.steps[looks]))
+            own.append(self._replies(backbone, sample, looks, episode.instruction))
+            swapped.append(self._replies(backbone, other, spread(len(other.frames), len(looks)), episode.instruction))
+            fixed.append(np.broadcast_to(blind.action(episode.instruction), own[-1].shape))
+        return action_measures(truth, own, fixed, swapped)
+
+    def _replies(self, backbone: Backbone, sample: Sample, looks: np.ndarray, instruction: str) -> np.ndarray:
+        """[n, chunk, A], normalised; the arm NaN without an instruction."""
+        frames = torch.from_numpy(self.prepared(sample, looks)["frames"]).to(self.query.device)
+        actions = self.scale.normalise(self.predict(instruction, self.features(backbone, frames, looks.tolist())))
+        return actions if instruction else np.full_like(actions, np.nan)
+
+    def _episode(self, sample: Sample) -> Episode:
+        episode = sample.episode
+        if episode is None or episode.actions.shape[1] != self.scale.size:
+            found = "none" if episode is None else str(episode.actions.shape[1])
+            raise ValueError(
+                f"vla: {sample.source}/{sample.key} has actions of {found} numbers, this policy's have "
+                f"{self.scale.size} (options low and high, and the gripper)"
+            )
+        return episode
