@@ -100,8 +100,10 @@ def evaluating(console: Console) -> typer.Typer:
         run_geometry(backbone, asked, out, device, console)
 
     from .probing import add_probes
+    from .vlm_results import add_vlm
 
     add_probes(app, console)
+    add_vlm(app, console)
     return app
 
 

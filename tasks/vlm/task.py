@@ -21,7 +21,7 @@ from ..frames import resize
 from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
 from .chat import Row, read_chat
 from .llm import answer_loss, build_llm, generate
-from .measures import Blind, accuracies, common_answers, questions_of
+from .measures import Blind, Question, accuracies, common_answers, questions_of
 from .options import VlmOptions
 from .pictures import draw_answers
 from .prompts import conversations_of
@@ -245,8 +245,8 @@ class Vlm(Task):
             raise ValueError("vlm: measuring needs at least two held-out samples, to swap their frames")
         others = [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
         questions = questions_of(samples)
-        own = self._replies(backbone, samples, questions)
-        return accuracies(len(samples), questions, own, self._replies(backbone, others, questions), blind)
+        own = self.replies(backbone, samples, questions)
+        return accuracies(len(samples), questions, own, self.replies(backbone, others, questions), blind)
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
         """One sheet: frames with a question, the model's answer and the true one under them."""
@@ -257,10 +257,10 @@ class Vlm(Task):
         if not chosen:
             return []
         path = folder / f"{label}_vlm.png"
-        draw_answers(shown, chosen, self._replies(backbone, shown, chosen), path)
+        draw_answers(shown, chosen, self.replies(backbone, shown, chosen), path)
         return [path]
 
-    def _replies(self, backbone: Backbone, samples: Sequence[Sample], questions: Sequence[Any]) -> list[str]:
+    def replies(self, backbone: Backbone, samples: Sequence[Sample], questions: Sequence[Question]) -> list[str]:
         """The answers to ``questions`` about the samples of their numbers, each sample's last frame seen once."""
         visual: dict[tuple[int, int], Tensor] = {}
         for asked in questions:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from interlace.backbone import Backbone, BackboneConfig, load, save
 from interlace.backbone.digest import digest
 from interlace.data_recipes import SampleWriter, Text
+from interlace.eval.result import read
 from interlace.launchers.cli import app
 from interlace.tasks.vlm.saved import load_vlm
 
@@ -138,6 +139,14 @@ def saved_model_answers(root: Path, inputs: Path) -> None:
         said = CliRunner().invoke(app, ["chat", str(root / "run"), "count?", *asked])
         assert (said.exit_code, said.exception) == (0, None)
         assert said.stdout.strip()
+    told = CliRunner().invoke(app, ["eval", "vlm", str(root / "run"), "--data", str(root / "held_out")])
+    assert (told.exit_code, told.exception) == (0, None)
+    results = read(root / "run" / "results" / "vlm.json")
+    assert [each.measure for each in results] == ["all", "colour", "count", "left of", "moved", "nearer", "sign"]
+    assert (results[0].samples, results[0].n) == (36, 6)
+    said = (root / "run" / "results" / "vlm.answers.jsonl").read_text().splitlines()
+    marks = [json.loads(line)["said"] == json.loads(line)["answer"] for line in said]
+    assert results[0].value == pytest.approx(np.mean(marks))
     with pytest.raises(ValueError, match=r"vlm\.json: no such file; name the folder of a run of task vlm"):
         load_vlm(inputs)
     (root / "run" / "backbone.json").rename(root / "backbone.json")

@@ -1,0 +1,59 @@
+"""``interlace eval vlm``: a trained vision-language model on questions that have one right answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def add_vlm(app: typer.Typer, console: Console) -> None:
+    """Put the command into ``app``."""
+
+    @app.command(
+        epilog="Example: interlace eval vlm runs/vlm_blind; interlace eval vlm runs/vlm; "
+        "interlace report runs/vlm_blind runs/vlm"
+    )
+    def vlm(
+        run: Annotated[Path, typer.Argument(help="A run of task vlm.", show_default=False)],
+        data: Annotated[
+            Path | None, typer.Option("--data", help="Shards with questions; those of built-in rooms if left out.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option("--out", help="The results' JSON; in the run if left out.")] = None,
+        backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if moved.")] = None,
+        device: Annotated[str, typer.Option("--device", help="cpu, or cuda.")] = "cpu",
+    ) -> None:
+        """Exact answers of a vision-language model by kind of question, with what it said beside."""
+        run_vlm(run, data, out, backbone, device, console)
+
+
+def run_vlm(
+    run: Path, data: Path | None, out: Path | None, backbone: str | None, device: str, console: Console
+) -> None:
+    """Ask all questions, keep the results and the answers in the run."""
+    from interlace.data_recipes.shards import ShardReader
+    from interlace.data_recipes.worlds.questions_data import question_folder
+    from interlace.eval.compare import RESULTS
+    from interlace.eval.subjects import FrozenBackbone
+    from interlace.eval.vlm import answer_questions
+    from interlace.tasks.vlm.saved import load_vlm
+
+    from .evaluating import keep, run_seed
+
+    task, eyes = load_vlm(run, backbone)
+    subject = FrozenBackbone(eyes.to(device), run.name)
+    task.to(device)
+    name = "built-in rooms" if data is None else data.name
+    reader = ShardReader(data or question_folder() / "questions_held_out")
+    samples = [reader.read(index) for index in range(len(reader))]
+    results, answers = answer_questions(task, subject, samples, data=name, seed=run_seed(str(run)))
+    out = out or run / RESULTS / "vlm.json"
+    keep(results, str(run), subject, out, "vlm", console)
+    said = out.with_suffix(".answers.jsonl")
+    said.write_text("".join(json.dumps(asdict(one)) + "\n" for one in answers))
+    wrong = sum(one.said != one.answer for one in answers)
+    console.print(f"answers: {said}, {wrong} of {len(answers)} wrong", highlight=False, markup=False)
