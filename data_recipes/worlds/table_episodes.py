@@ -1,6 +1,8 @@
 """``interlace prepare table``: episodes of the robot table's experts as shards, once; and the replay that sees nothing.
 
-In one folder: table_train and table_held_out. An episode has a frame before each action; ``proprio`` is the hand's
+In one folder: table_train, table_held_out and tokenizer.model, of the instructions' words.
+
+An episode has a frame before each action; ``proprio`` is the hand's
 place and the fingers' gap. What is done has noise on it, what is recorded is what the expert would do, so that a
 policy also sees how to come back.
 """
@@ -27,10 +29,11 @@ from ..sample import Episode, Sample
 from ..shards import MANIFEST, SampleWriter
 from . import render
 from .assets import MissingPackage
-from .demo import Progress, demo_folder
+from .demo import TOKENIZER, Progress, demo_folder
 from .drafts import end_with_parent
 from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Layout, Table, TableCamera, draw_layout
 from .table_experts import expert
+from .tokenizer import train_tokenizer
 
 #: Numbers of held-out episodes begin here; a multiple of the number of instructions.
 HELD_OUT_EPISODES = 1_200_000
@@ -169,6 +172,8 @@ def prepare_table(
         shutil.rmtree(folder / name, ignore_errors=True)
         told = _teller(progress, name, len(sides[name]))
         _write(folder / name, sides[name], settings, str(backend), workers or min(os.cpu_count() or 1, 4), told)
+    if not (folder / TOKENIZER).exists():
+        train_tokenizer({one.text for one in INSTRUCTIONS.values()}, folder / TOKENIZER)
     counts = {name: int(_manifest(folder / name)["samples"]) for name in sides}
     return TableData(folder, counts, tuple(missing))
 

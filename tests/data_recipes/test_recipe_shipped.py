@@ -27,6 +27,7 @@ SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, 
 ROOTS = (
     *("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1"),
     *("OMNISTREAM_BACKBONE", "QWEN2_5_7B", "VLM_STAGE1", "VLM_STAGE1_5", "VLM_STAGE2", "VLM_DEMO_BACKBONE"),
+    "VLA_DEMO_BACKBONE",
 )
 
 #: OmniStream Table 1, row by row.
@@ -181,3 +182,21 @@ def flat(data: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         return {key: data}
     return {inner: value for name in data for inner, value in flat(data[name], f"{key}.{name}".lstrip(".")).items()}
+
+
+@pytest.mark.parametrize(("name", "batch", "chunk"), [("vla_calvin", 128, 10), ("vla_bridge", 512, 4)])
+def test_the_policies_are_table_13s(name: str, batch: int, chunk: int, tmp_path: Path) -> None:
+    recipe = unseen(name, tmp_path)
+    engine, task = recipe.engine, recipe.tasks["vla"]
+    options = task.options.model_dump()
+    assert (engine.optimizer, engine.lr, engine.clip, engine.precision, engine.zero.stage) == (
+        "adam",
+        2e-5,
+        1,
+        "bf16",
+        2,
+    )
+    assert task.batch == 8 * 8
+    assert task.batch * task.micro_batches == batch
+    assert (options["size"], options["chunk"], options["context"], len(options["low"])) == (224, chunk, 1, 6)
+    assert recipe.backbone.frozen

@@ -31,6 +31,7 @@ from interlace.data_recipes.worlds.table_episodes import (
 )
 from interlace.data_recipes.worlds.table_experts import expert
 from interlace.data_recipes.worlds.table_mjcf import BLOCK, BLOCKS
+from interlace.tasks.captioning.tokenizer import read_tokenizer
 
 TINY = TableSettings(size=48, train=12, held_out=12, noise=0.0)
 
@@ -197,6 +198,8 @@ def test_prepared_episodes(tmp_path: Path, gl: str) -> None:
     made = prepare_table(tmp_path / "table", settings=TINY, backend=gl, workers=1)
     assert made.counts == {"table_train": 12, "table_held_out": 12}
     assert prepare_table(tmp_path / "table", settings=TINY, backend=gl).made == ()
+    words = read_tokenizer(str(tmp_path / "table" / "tokenizer.model"))
+    assert all(words.decode(words.encode(one.text)) == one.text for one in INSTRUCTIONS.values())
     sides = {}
     for name in made.made:
         reader = ShardReader(tmp_path / "table" / name)
