@@ -2,9 +2,8 @@
 
 In one folder: table_train, table_held_out and tokenizer.model, of the instructions' words.
 
-An episode has a frame before each action; ``proprio`` is the hand's
-place and the fingers' gap. What is done has noise on it, what is recorded is what the expert would do, so that a
-policy also sees how to come back.
+An episode has a frame before each action; ``proprio`` is the hand's place and the fingers' gap. What is done has noise
+on it, what is recorded is what the expert would do, so that a policy also sees how to come back.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ import pytest
 import torch
 import vla_cases as cases
 from harness import Ranks
+from safetensors.torch import load_file
 
 from interlace.backbone import Backbone, BackboneConfig, save
 from interlace.data_recipes import SampleWriter
+from interlace.tasks.vla import Policy, load_vla
 
 sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
 
@@ -98,3 +100,13 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
     check(found, tmp_path / "run", inputs)
     lines = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert {line["measure"] for line in lines} == {"arm_error", "gripper_accuracy"}
+
+    task, backbone = load_vla(tmp_path / "run")
+    assert (task.options.context, task.options.execute, task.scale.low) == (3, 2, (-1.0, -1.0, -1.0))
+    saved = load_file(tmp_path / "run" / "heads" / "vla.safetensors")
+    assert all(torch.equal(value, saved[key]) for key, value in task.state_dict().items())
+    with Policy(task, backbone) as policy:
+        policy.begin("push the red box")
+        assert policy.act(sample(0).frames[0]).shape == (4,)
+    with pytest.raises(ValueError, match=r"vla\.json: no such file"):
+        load_vla(tmp_path)
