@@ -42,12 +42,9 @@ def test_a_fifth_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert reported.returncode == 0, reported.stderr
 
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for task in ("geometry", "captioning", "clusters", "ssl"):
-        first, last = (
-            sum(value for name, value in row.items() if name.startswith(f"loss/{task}/"))
-            for row in (losses[0], losses[-1])
-        )
-        assert last < first, task
+    # Not of ssl: its targets are its teacher's, which grows surer as it learns.
+    for task in ("geometry", "captioning", "clusters"):
+        assert total(losses[-1], task) < total(losses[0], task), task
     rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
     values = {(row["task"], row["measure"], row["step"]): row for row in rows}
     for task, name in MOVED:
