@@ -99,11 +99,13 @@ def evaluating(console: Console) -> typer.Typer:
         asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained)
         run_geometry(backbone, asked, out, device, console)
 
+    from .policy_results import add_policy
     from .probing import add_probes
     from .vlm_results import add_vlm
 
     add_probes(app, console)
     add_vlm(app, console)
+    add_policy(app, console)
     return app
 
 

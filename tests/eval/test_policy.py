@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
+from interlace.backbone import save
+from interlace.backbone.digest import digest
+from interlace.backbone.frozen import write_reference
 from interlace.data_recipes.video import Video
+from interlace.data_recipes.worlds.render import RAYS, find_backend
 from interlace.data_recipes.worlds.table import HORIZON, INSTRUCTIONS, Table, draw_layout
 from interlace.data_recipes.worlds.table_episodes import HELD_OUT_EPISODES
 from interlace.data_recipes.worlds.table_experts import expert
 from interlace.eval.policy import Attempt, attempt, success, write_videos
+from interlace.eval.result import read
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
+
+from language import write_tokenizer  # noqa: E402
+from tiny_vla import build  # noqa: E402
 
 
 class Expert:
@@ -94,3 +107,27 @@ def test_successes_and_failures_are_filmed(table: Table, tmp_path: Path) -> None
 def test_nothing_to_measure(table: Table) -> None:
     with pytest.raises(ValueError, match="nothing could be measured"):
         success([], subject="none", backbone_hash="-", seed=0)
+
+
+@pytest.mark.parametrize(("axes", "told"), [(3, "2 episodes done"), (6, "robot table: its actions are scaled")])
+def test_the_command(tmp_path: Path, axes: int, told: str) -> None:
+    """In a process of its own, where OpenGL's backend is still to be chosen."""
+    if find_backend() == RAYS:
+        pytest.skip("no OpenGL on this machine")
+    task, backbone = build(write_tokenizer(tmp_path), low=(-1.0,) * axes, high=(1.0,) * axes)
+    run = tmp_path / "run"
+    (run / "heads").mkdir(parents=True)
+    save(backbone, tmp_path / "backbone")
+    write_reference(run / "backbone.json", str(tmp_path / "backbone"), backbone.config, digest(backbone))
+    (run / "heads" / "vla.json").write_text(task.options.model_dump_json())
+    save_file({key: value.clone() for key, value in task.state_dict().items()}, run / "heads" / "vla.safetensors")
+    given = ["eval", "policy", str(run), "--episodes", "2", "--size", "32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "interlace.launchers", *given], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert told in " ".join((done.stdout + done.stderr).split())
+    assert (done.returncode == 0) == (axes == 3)
+    if axes == 3:
+        measures = {each.measure for each in read(run / "results" / "policy.json")}
+        assert measures == {"all", "blocks", "lift_red", "left_red"}
+        assert len(list((run / "results" / "policy.videos").glob("*.mp4"))) == 2
