@@ -13,12 +13,12 @@ from torch import Tensor
 from .config import BackboneConfig
 from .digest import NotFrozen, digest
 from .folder import load
+from .locate import REFERENCE
 from .model import Backbone, Features
 from .noise import BackboneNoise
 from .stream import StreamCache
 
-#: In a run's folder: which backbone it was trained on. Its weights are not copied.
-REFERENCE = "backbone.json"
+__all__ = ["REFERENCE", "FrozenBackbone", "load_reference", "write_reference"]
 
 
 class FrozenBackbone(Backbone):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+#: In a run's folder: which frozen backbone it was trained on. Its weights are not copied.
+REFERENCE = "backbone.json"
 #: All that is ever downloaded: no code and no pickles.
 DOWNLOADED = (CONFIG, INDEX, "model*.safetensors")
 #: Endings of files that unpickling reads, which can run anything.
@@ -26,6 +28,8 @@ def locate(path: str | Path) -> Path:
         folder = _download(path)
     elif not (folder / CONFIG).is_file() and (folder / "backbone").is_dir():
         folder = folder / "backbone"
+    elif not (folder / CONFIG).is_file() and (folder / REFERENCE).is_file():
+        raise ValueError(f"{folder}: a run on a frozen backbone, which it does not hold: {REFERENCE} says where it is")
     elif not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
         raise ValueError(f"{folder}: a run without backbone/, which is written when training ends; go on with --resume")
     if not folder.is_dir():

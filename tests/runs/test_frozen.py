@@ -56,6 +56,8 @@ def test_features_in_training_are_the_loaders(
     assert not names, "a checkpoint holds the hash of a frozen backbone in place of its weights"
     assert found[0]["state"]["frozen_backbone"] == digest(load(init))
     assert not (tmp_path / "run" / "backbone").exists()
+    with pytest.raises(ValueError, match="a run on a frozen backbone, which it does not hold"):
+        load(tmp_path / "run")
     assert digest(load_reference(tmp_path / "run" / "backbone.json")) == digest(load(init))
 
 

@@ -242,7 +242,7 @@ def whole_loss(task: Any, backbone: Backbone, item: dict[str, Any]) -> float:
     labels = [token if learned else -100 for token, learned in zip(row.tokens, row.learned, strict=True)]
     labels = [*labels[:at], *[-100] * len(seen), *labels[at + 1 :]]
     found = task.llm(inputs_embeds=torch.cat((before, seen, after))[None], labels=torch.tensor([labels]))
-    return float(found.loss) * sum(row.learned)
+    return float(found.loss.detach()) * sum(row.learned)
 
 
 @pytest.mark.parametrize("kind", ["words", "template"])
