@@ -33,6 +33,7 @@ COMMANDS = {
     "features": {"footage", "--backbone", "--out", "--layers", *WATCHING},
     "stream": {"backbone", "footage", "--save", *WATCHING},
     "export": {"run", "--to", "--licence"},
+    "chat": {"model", "question", "--image", "--video", "--backbone"},
 }
 
 
