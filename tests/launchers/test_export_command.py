@@ -90,7 +90,7 @@ def test_an_export_holds_backbone_heads_and_card(tmp_path: Path) -> None:
         assert torch.equal(heads(features).depth, task.read(features).depth)
         watched = load_geometry(str(tmp_path / "out"), again)
         assert watched is not None
-        assert torch.equal(watched.read(features).depth, task.read(features).depth)
+        assert torch.equal(watched[0](features).depth, task.read(features).depth)
     fields = json.loads((tmp_path / "out" / "config.json").read_text())
     assert fields["heads"] == {"geometry": "heads.GeometryHeads"}
     assert fields["licence"] == "CC-BY-4.0"

@@ -6,26 +6,12 @@ from pathlib import Path
 
 import pytest
 from drawing import draw_views
+from small_world import SIZE, TIMES, TINY
 
 from interlace.data_recipes.worlds import render
-from interlace.data_recipes.worlds.demo import DemoSettings, prepare_demo
+from interlace.data_recipes.worlds.demo import prepare_demo
 from interlace.data_recipes.worlds.render import RAYS, View
 from interlace.data_recipes.worlds.scene import Room, draw_room
-
-SIZE = 64
-TIMES = [0.0, 0.25, 1.0]
-TINY = DemoSettings(
-    size=32,
-    frames=4,
-    train_rooms=4,
-    held_out_rooms=2,
-    train_scenes=2,
-    picture_size=32,
-    photograph_crops=1,
-    clip_crops=1,
-    object_centres=12,
-    motion_centres=11,
-)
 
 
 @pytest.fixture(scope="session")

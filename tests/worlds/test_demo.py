@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from small_world import TINY
 
 from interlace.data_recipes.shards import ShardReader
 from interlace.data_recipes.worlds import drafts
