@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,5 +51,7 @@ def views(request: pytest.FixtureRequest) -> list[list[list[View]]]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny demo, drawn by rays (so that it is the same on every machine)."""
     folder = tmp_path_factory.mktemp("data") / "demo"
+    known = "mujoco" in sys.modules  # another test may have needed it
     prepare_demo(folder, settings=TINY, backend=RAYS, workers=2)
+    assert known or "mujoco" not in sys.modules
     return folder
