@@ -78,7 +78,7 @@ def test_the_wheel_holds_every_file_of_the_rooms(wheel: Path) -> None:
         assert "interlace = interlace.launchers.cli:main" in archive.read(entries).decode()
     assert inside == {f"interlace/{name}" for name in furniture()}
     assert facts["License-Expression"] == "Apache-2.0"
-    assert set(facts.get_all("Provides-Extra") or []) == {"demo", "test", "vlm", "vla", "eval", "gpu"}
+    assert set(facts.get_all("Provides-Extra") or []) == {"demo", "test", "vlm", "vla", "eval", "gpu", "rerun"}
 
 
 @pytest.mark.slow
