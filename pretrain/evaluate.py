@@ -21,12 +21,15 @@ PICTURED = 24
 
 @dataclass
 class HeldOut:
-    """A task's held-out samples and what its input-free predictors learned from training samples."""
+    """A task's held-out samples and what its input-free predictors learned from training samples.
+
+    ``pictured``: what pictures are drawn of, held-out samples among them; ``samples`` may be empty where these are not.
+    """
 
     task: Task
     samples: Sequence[Sample]
     blind: Any
-    pictured: Sequence[Sample] = ()  # what pictures are drawn of
+    pictured: Sequence[Sample]
 
 
 def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) -> list[dict[str, Any]]:
@@ -40,6 +43,8 @@ def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) ->
     backbone.eval()
     with torch.no_grad():
         for name, part in held_out.items():
+            if not part.samples:
+                continue
             part.task.eval()
             measures = part.task.evaluate(backbone, part.samples, part.blind)  # type: ignore[arg-type]
             part.task.train()

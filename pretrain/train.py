@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from interlace import backbone as backbones
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, FrozenBackbone
+from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.loader import Loader, interleaved
 from interlace.data_recipes.recipe import read_recipe, resolve
 from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
@@ -111,16 +112,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     )
     if ranks.first:
         observer.say("fitting the blind guesses that held-out measures are compared with")
-    held_out = {
-        name: HeldOut(
-            tasks[name],
-            found,
-            tasks[name].fit_blind(training_samples(feeds[name], engine.blind_samples)),
-            pictured_samples(part, PICTURED),
-        )
-        for name, part in recipe.tasks.items()
-        if (found := held_out_samples(part))
-    }
+    held_out = build_held_out(recipe, tasks, feeds)
     samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
     shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
     watch = Watch(folder, parts, held_out, tasks, samples, ranks)
@@ -171,6 +163,19 @@ def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
+
+
+def build_held_out(recipe: Recipe, tasks: Mapping[str, Task], feeds: Mapping[str, Feed]) -> dict[str, HeldOut]:
+    """What each task is measured on and drawn from; blind guesses are fitted where there is something to measure."""
+    held_out = {}
+    for name, part in recipe.tasks.items():
+        samples, pictured = held_out_samples(part), pictured_samples(part, PICTURED)
+        training = training_samples(feeds[name], recipe.engine.blind_samples)
+        if pictured:
+            held_out[name] = HeldOut(
+                tasks[name], samples, tasks[name].fit_blind(training) if samples else None, pictured
+            )
+    return held_out
 
 
 def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from toy_recipe import interlace
 
 from interlace.launchers import charts
 from interlace.launchers.pictures import MOST, picture_groups
@@ -51,6 +52,17 @@ def test_films_without_truth_are_drawn_and_not_measured(page: str, toy_run: tupl
     assert "film clip-200" in page
     rows = [json.loads(line) for line in (toy_run[0] / "eval.jsonl").read_text().splitlines()]
     assert {row["n"] for row in rows if row["measure"] == "abs_rel"} == {6}
+
+
+def test_films_are_drawn_where_nothing_is_measured(toy: Path, tmp_path: Path) -> None:
+    changes = [f"tasks.{task}=null" for task in ("ssl", "captioning", "clusters")]
+    changes += ["tasks.geometry.held_out=[]", "engine.steps=1"]
+    done = interlace("pretrain", "toy.yaml", "--run", tmp_path / "run", *changes, cwd=toy)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "run" / "pictures").glob("end_*_depth.png")} == {
+        f"end_geometry_film_clip-{number}_depth.png" for number in (200, 201)
+    }
+    assert "names no held-out sources" in report(tmp_path / "run").read_text()
 
 
 def test_nothing_comes_from_elsewhere(page: str) -> None:
