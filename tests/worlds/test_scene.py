@@ -101,14 +101,22 @@ def test_cameras_keep_their_distance(many: list[Room]) -> None:
             assert (eyes[:, 2] < room.height - 0.2).all()
 
 
-def test_poses_are_rotations_without_roll() -> None:
+def test_poses_are_rotations() -> None:
     path = draw_path(np.random.default_rng(0), "crane", (3.0, 3.2), 2.6, DURATION, (1.0, 0.0, 0.8))
     for time in (0.0, 0.6, DURATION):
         turn = path.pose(time)[:3, :3]
         assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12)
         assert np.isclose(np.linalg.det(turn), 1)
-        assert turn[2, 0] == 0  # the picture's rows are level
-        assert turn[2, 1] < 0  # and its columns run downwards
+        assert turn[2, 1] < 0  # the picture's columns run downwards
+
+
+def test_a_camera_leans_into_its_turn(many: list[Room]) -> None:
+    """To the right, its right side lower, when it turns to the right; one that does not turn stands level."""
+    for path in (scene.path for room in many for scene in room.scenes):
+        before, after = (complex(*path.pose(time)[:2, 2]) for time in (0.0, DURATION))
+        to_the_right = -np.angle(after / before)
+        lean = np.arctan2(-path.pose(0.0)[2, 0], -path.pose(0.0)[2, 1])
+        assert np.isclose(lean, 0.35 * to_the_right, atol=0.02)
 
 
 def test_the_picture_ends_where_the_field_of_view_does() -> None:
