@@ -91,11 +91,14 @@ def prepare(
         typer.Argument(help="'demo', 'questions', 'table', or a folder of jpg, png and mp4 files.", show_default=False),
     ],
     to: Annotated[Path | None, typer.Option("--to", help="Where the shards of a folder go.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="Of 'demo': with the rooms that demo --long adds.")] = False,
 ) -> None:
     """Make shards: of the demo's rooms, photographs and clips, of the robot table's episodes, or of your own files."""
     from .commands import prepare_input
 
-    prepare_input(what, to, console)
+    if long and what != "demo":
+        raise ValueError(f"--long: only 'demo' has more rooms for a long run, not {what}")
+    prepare_input(what, to, console, long)
 
 
 @app.command(epilog="Example: interlace inspect demo --out page.html")

@@ -49,18 +49,18 @@ def replay_step(file: Path, console: Console) -> None:
 
 def run_demo(run: Path, seed: int, long: bool, resume: bool, console: Console) -> None:
     """Prepare, train, report."""
-    prepare_input("demo", None, console)
+    prepare_input("demo", None, console, long)
     _pretrain(_read(Path("demo_long" if long else "demo"), (f"seed={seed}",)), run, resume, console)
     write_report(run, console)
 
 
-def prepare_input(what: str, to: Path | None, console: Console) -> None:
+def prepare_input(what: str, to: Path | None, console: Console, long: bool = False) -> None:
     """Make the demo's input, its questions or the robot table's episodes, once, or shards of one's own files."""
     if what == "demo":
         from interlace.data_recipes.worlds.demo import prepare_demo
 
         with Stages(console) as stages:
-            data = prepare_demo(progress=stages, say=lambda line: console.print(line, highlight=False))
+            data = prepare_demo(long=long, progress=stages, say=lambda line: console.print(line, highlight=False))
         known = "made" if data.made else "ready"
         console.print(f"input {known}: {sum(data.counts.values()):,} samples in {data.folder}", highlight=False)
     elif what == "questions":
@@ -75,7 +75,7 @@ def prepare_input(what: str, to: Path | None, console: Console) -> None:
         from interlace.data_recipes.worlds.table_episodes import prepare_table
 
         with Stages(console) as stages:
-            episodes = prepare_table(progress=stages)
+            episodes = prepare_table(progress=stages, say=lambda line: console.print(line, highlight=False))
         known = "made" if episodes.made else "ready"
         counts = ", ".join(f"{count} in {name}" for name, count in episodes.counts.items())
         console.print(f"episodes {known}: {counts}, in {episodes.folder}", highlight=False)

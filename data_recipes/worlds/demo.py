@@ -1,7 +1,8 @@
 """``interlace prepare demo``: writes the demo's datasets into the user's cache, once.
 
 In one folder: rooms_train, rooms_held_out, photographs_train, photographs_held_out, clips_train,
-clips_held_out, motorcycle (MDS shards with manifests), banks.npz (cluster centres) and tokenizer.model.
+clips_held_out, motorcycle (MDS shards with manifests), banks.npz (cluster centres) and tokenizer.model; for the long
+demo rooms_more too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts,
 _FORMAT = 6  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image", "scikit-learn", "scikit-video")
 ROOM_FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
+_SHARED_FROM = ("rooms_train", "photographs_train", "clips_train")  # banks and tokenizer are fitted to these
 _Plan = dict[str, list[drafts.Job]]
 _LICENCES = {
     "rooms": "rendered from textures and meshes of miniworld (Apache-2.0) and Meta-World (MIT); see those packages",
@@ -53,6 +55,7 @@ class DemoSettings:
     frames: int = 8
     fps: float = 4.0
     train_rooms: int = 240
+    more_rooms: int = 720  # of the long demo
     held_out_rooms: int = 96
     train_scenes: int = 3
     held_out_scenes: int = 1
@@ -75,6 +78,7 @@ class DemoSettings:
         return DemoSettings(
             seed=seed,
             train_rooms=times(base.train_rooms, 2),
+            more_rooms=times(base.more_rooms, 2),
             held_out_rooms=min(base.held_out_rooms, times(base.held_out_rooms, 2)),
             photograph_crops=times(base.photograph_crops, 1),
             clip_crops=times(base.clip_crops, 1),
@@ -108,6 +112,7 @@ def demo_folder() -> Path:
 def prepare_demo(
     folder: str | Path | None = None,
     *,
+    long: bool = False,
     seed: int = 0,
     scale: float = 1.0,
     progress: Progress | None = None,
@@ -118,7 +123,8 @@ def prepare_demo(
 ) -> DemoData:
     """Write every dataset of the demo that ``folder`` lacks, and say in one line how rooms are drawn.
 
-    ``folder``: :func:`demo_folder` if None. ``settings`` stands in for ``seed`` and ``scale``. ``backend``: a GL
+    ``folder``: :func:`demo_folder` if None. ``long``: with the rooms that the long demo adds; whether they are there
+    changes no other dataset. ``settings`` stands in for ``seed`` and ``scale``. ``backend``: a GL
     backend or "rays"; found by trying if None. ``workers``: processes that draw; as many as cores, at most four, if
     None. A dataset that is complete and was made with the same settings is left alone, one made with others is made
     again. A killed call leaves no half dataset, and the next goes on where it stopped. Workers are spawned: a script
@@ -128,7 +134,7 @@ def prepare_demo(
     began = time.monotonic()
     folder = demo_folder() if folder is None else Path(folder)
     settings = settings or DemoSettings.scaled(seed, scale)
-    plan = _plan(settings)
+    plan = _plan(settings, long)
     state = _read_state(folder)
     wanted_kind = state.get("drawn") if backend is None else _kind(backend)
     if state == _state(settings, wanted_kind) and not _missing(folder, plan) and _has_shared(folder):
@@ -136,7 +142,7 @@ def prepare_demo(
     backend = backend or render.find_backend()
     say(render.describe(backend))
     if state != _state(settings, _kind(backend)):
-        _clear(folder, plan)
+        _clear(folder, _plan(settings, long=True))
         (folder / STATE).write_text(json.dumps(_state(settings, _kind(backend))) + "\n")
     made = _make(folder, settings, plan, backend, workers, progress or (lambda stage, done, total: None))
     return _result(folder, plan, made, backend, began)
@@ -148,7 +154,7 @@ def _make(
     """Draw, fit the shared files, write the missing datasets. Returns their names."""
     missing = _missing(folder, plan)
     shared = _has_shared(folder)
-    drawn = [name for name in plan if name in missing or (not shared and name.endswith("_train"))]
+    drawn = [name for name in plan if name in missing or (not shared and name in _SHARED_FROM)]
     jobs = [job for name in drawn for job in plan[name]]
     work = folder / WORK
     work.mkdir(exist_ok=True)
@@ -156,7 +162,7 @@ def _make(
     drafts.run(jobs, backend, work, count, lambda done: progress("draw", done, len(jobs)))
     if not shared:
         progress("cluster", 0, 1)
-        _make_shared(folder, settings, [job for name in drawn if name.endswith("_train") for job in plan[name]])
+        _make_shared(folder, settings, [job for name in _SHARED_FROM for job in plan[name]])
         progress("cluster", 1, 1)
     banks = clusters.load_banks(folder / BANKS)
     progress("write", 0, len(missing))
@@ -167,7 +173,7 @@ def _make(
     return tuple(missing)
 
 
-def _plan(settings: DemoSettings) -> _Plan:
+def _plan(settings: DemoSettings, long: bool) -> _Plan:
     """Every job of every dataset, in the order in which their samples are written."""
     shape = ClipShape(settings.size, settings.frames, settings.fps)
     plan: _Plan = {}
@@ -188,6 +194,9 @@ def _plan(settings: DemoSettings) -> _Plan:
         clips = [video.name for video in video_files() if video.held_out == held_out]
         add(f"clips_{side}", "clip", clips, settings.clip_crops, held_out)
     add("motorcycle", "motorcycle", ("motorcycle",), 1, True)
+    if long:
+        more = range(settings.train_rooms, settings.train_rooms + settings.more_rooms)
+        add("rooms_more", "room", more, settings.train_scenes, False)
     return plan
 
 
@@ -253,7 +262,7 @@ def _write(
         folder / name,
         name=name,
         fields=fields,
-        split="train" if name.endswith("_train") else "held_out",
+        split="held_out" if jobs[0].held_out else "train",
         licence=_LICENCES[kind],
         fps=settings.fps if kind == "rooms" else _clip_fps(jobs) if kind == "clips" else None,
         classes=LABELS if "labels" in fields else None,

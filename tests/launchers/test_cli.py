@@ -26,7 +26,7 @@ COMMANDS = {
     "check": {"recipe", "changes"},
     "pretrain": {"recipe", "changes", "--run", "--resume", "--replay"},
     "demo": {"--run", "--seed", "--long", "--resume"},
-    "prepare": {"what", "--to"},
+    "prepare": {"what", "--to", "--long"},
     "inspect": {"what", "--out"},
     "report": {"run"},
     "eval": set(),
