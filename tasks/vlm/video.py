@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interlace.backbone import Backbone
+from interlace.backbone.model import Backbone
 
 
 def look_at(times: np.ndarray, fps: float, most: int) -> np.ndarray:
