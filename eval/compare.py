@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlace.data_recipes.statistics import bounds, ratio, resampled
+import numpy as np
+
+from interlace.data_recipes.statistics import bounds, resampled
 
 from .result import Facts, Result, read
 
@@ -105,12 +107,42 @@ def _cell(each: Result, first: Result | None) -> str:
     text = f"{each.value:.3f} [{low:.3f}, {high:.3f}]"
     if first is None or list(first.groups) != list(each.groups):
         return text
-    sign = 1 if each.better == "higher" else -1
-    # the same units are drawn for both, because the draw depends on their number alone
-    low, high = bounds(sign * (resampled(each.sums, each.counts) - resampled(first.sums, first.counts)))
-    gain = sign * float(ratio(each.sums.sum(0), each.counts.sum(0)) - ratio(first.sums.sum(0), first.counts.sum(0)))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no different"
-    return f"{text}; {verdict} by {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+    found = gain([(each, first)])
+    return f"{text}; {found.verdict} by {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one subject is better than another, above 0 whichever way the measure counts, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no different"
+
+
+def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:
+    """By how much the first of each pair is better than the second, the mean over pairs (a pair for each seed).
+
+    Scenes, sequences or episodes are resampled, the same ones in all results. Raises ValueError for results of
+    different measures, data or units, which cannot be paired.
+    """
+    mine = pairs[0][0]
+    for each in (each for pair in pairs for each in pair):
+        same = (each.measure, each.facts.data_hash) == (mine.measure, mine.facts.data_hash)
+        if not same or list(each.groups) != list(mine.groups):
+            raise ValueError(
+                f"{each.facts.subject} and {mine.facts.subject} were not measured alike: {each.measure} of {each.n} "
+                f"{each.facts.unit}s and {mine.measure} of {mine.n}; measure both again on the same data"
+            )
+    sign = 1 if mine.better == "higher" else -1
+    # the same units are drawn for all, because the draw depends on their number alone
+    drawn = [resampled(a.sums, a.counts) - resampled(b.sums, b.counts) for a, b in pairs]
+    low, high = bounds(sign * np.mean(drawn, axis=0))
+    return Gain(sign * float(np.mean([a.value - b.value for a, b in pairs])), low, high)
 
 
 def _told(value: object) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from interlace.data_recipes.statistics import interval
-from interlace.eval.compare import collect, sheets
+from interlace.eval.compare import collect, gain, sheets
 from interlace.eval.frozen import DataHash, NotFrozen, digest, frozen
 from interlace.eval.result import Facts, Result, Scores, read, result, write
 
@@ -123,14 +123,39 @@ def test_what_cannot_be_compared_never_shares_a_sheet(other: dict[str, object]) 
 def test_differences_are_paired() -> None:
     rng = np.random.default_rng(1)
     base = rng.random(60)
-    gain = rng.normal(0.05, 0.02, 60)
-    a, b = scored(list(base)), scored(list(base + gain), subject="B")
+    more = rng.normal(0.05, 0.02, 60)
+    a, b = scored(list(base)), scored(list(base + more), subject="B")
     (sheet,) = sheets([a, b])
-    low, high = interval(gain, [f"scene-{k}" for k in range(60)])
-    assert f"better by {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]" in sheet.rows[0][2]
+    low, high = interval(more, [f"scene-{k}" for k in range(60)])
+    assert f"better by {more.mean():+.3f} [{low:+.3f}, {high:+.3f}]" in sheet.rows[0][2]
     assert "better by" not in sheet.rows[0][1]
     (alone,) = sheets([a, scored([1.0, 0.5], subject="B")])
     assert " by " not in alone.rows[0][2]
+
+
+def test_the_gain_of_several_seeds_is_their_mean_and_units_are_drawn_once_for_all() -> None:
+    rng = np.random.default_rng(2)
+    units = [f"scene-{k}" for k in range(50)]
+    mine, other = rng.random((3, 50)), rng.random((3, 50)) + 0.2
+    pairs = [
+        (scored(list(a), seed=seed), scored(list(b), seed=seed, subject="B"))
+        for seed, (a, b) in enumerate(zip(mine, other, strict=True))
+    ]
+    found = gain(pairs)
+    assert found.value == pytest.approx((mine - other).mean())
+    assert (found.low, found.high) == pytest.approx(interval((mine - other).mean(0), units))
+    assert found.verdict == "worse"
+    lower = [tuple(replace(each, better="lower") for each in pair) for pair in pairs]
+    assert gain(lower).value == pytest.approx(-found.value)  # type: ignore[arg-type]
+    assert gain(lower).verdict == "better"  # type: ignore[arg-type]
+    assert gain([(pairs[0][0], pairs[0][0])]).verdict == "no different"
+
+
+@pytest.mark.parametrize(("units", "data"), [(None, "e" * 64), (["x", "y"], "d" * 64)])
+def test_what_was_not_measured_alike_is_not_paired(units: list[str] | None, data: str) -> None:
+    a, b = scored([0.0, 1.0]), scored([1.0, 1.0], units, subject="B", data_hash=data)
+    with pytest.raises(ValueError, match="B and A were not measured alike"):
+        gain([(a, b)])
 
 
 def test_columns_of_one_name_are_told_apart_and_what_is_missing_is_said() -> None:
