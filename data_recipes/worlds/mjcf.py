@@ -28,11 +28,28 @@ _UP = np.array([0.0, 0.0, 1.0])
 
 @dataclass
 class Surface:
-    """How a geom looks to the ray caster: a colour, or for planes a texture [h, w, 3] float laid in repeats."""
+    """How a geom looks to the ray caster: a colour, or where it is flat a texture [h, w, 3] float laid in repeats."""
 
     colour: np.ndarray
     texture: np.ndarray | None = None
     repeats: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """How the ray caster lights: brightness of light from everywhere, from the lamp and from the camera.
+
+    ``place`` [3] in metres. ``axis`` [3]: where a spot points, cut off at ``cutoff`` degrees; None shines everywhere.
+    A point is in shadow where a ray from the lamp stops before the last ``slack`` (a share) of its way.
+    """
+
+    place: np.ndarray
+    axis: np.ndarray | None
+    ambient: float
+    diffuse: float
+    headlight: float
+    cutoff: float = LAMP_CUTOFF
+    slack: float = 0.02
 
 
 @dataclass
@@ -95,6 +112,37 @@ class World:
             self.data.mocap_pos[k] = position
             self.data.mocap_quat[k] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         mujoco.mj_forward(self.model, self.data)
+
+    @property
+    def lamp(self) -> Lamp:
+        """As :func:`_document` says it to OpenGL."""
+        x, y = self.room.light
+        place, axis = np.array([x, y, self.room.height - 0.1]), np.array([-0.2 * x, -0.2 * y, -1.0])
+        bright = self.room.brightness
+        return Lamp(place, axis, bright * AMBIENT, bright * LAMP, HEADLIGHT)
+
+    def hit(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of rays [n, 3] from ``origin`` [3]: distances [n], in lengths of the ray, and geoms [n] int32 (-1: none)."""
+        count = len(rays)
+        geoms, distance = np.full(count, -1, np.int32), np.zeros(count)
+        mujoco.mj_multiRay(
+            self.model,
+            self.data,
+            origin,
+            np.ascontiguousarray(rays).ravel(),
+            self.groups,
+            1,
+            -1,
+            geoms,
+            distance,
+            count,
+            1e3,
+        )
+        return distance, geoms
+
+    def background(self, rays: np.ndarray) -> np.ndarray:
+        """Black: a room is closed."""
+        return np.zeros_like(rays)
 
 
 def _numbers(values: object) -> str:

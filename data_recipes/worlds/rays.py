@@ -1,47 +1,71 @@
-"""Drawing a room without OpenGL: MuJoCo casts the rays, the colours are computed here.
+"""Drawing a room or the robot table without OpenGL: the world says what rays hit, the colours are computed here.
 
-Depth and geoms come from ``mj_multiRay``. Planes are coloured by their textures, everything else plainly (a prop's
-texture becomes its mean colour); light is ambient, a headlight and the lamp, with its shadows.
+What has a texture that lies flat is coloured by it, everything else plainly
+(a prop's texture becomes its mean colour); light is ambient, a headlight and one lamp, with its shadows.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import mujoco
 import numpy as np
 
-from .mjcf import AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF, Surface, World
+from .mjcf import Lamp, Surface
 
 
-def cast(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+class Drawable(Protocol):
+    """What rays are cast at: :class:`~.mjcf.World`, or :class:`~.table_rays.TableWorld`.
+
+    ``surfaces``: one a geom. ``lamp``: where light comes from.
+    """
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    surfaces: list[Surface]
+
+    @property
+    def lamp(self) -> Lamp: ...
+
+    def hit(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of rays [n, 3] from ``origin`` [3]: distances [n], in lengths of the ray, and geoms [n] int32 (-1: none)."""
+        ...
+
+    def background(self, rays: np.ndarray) -> np.ndarray:
+        """Colours [n, 3] in 0...1 of rays [n, 3] that hit nothing."""
+        ...
+
+
+def cast(world: Drawable, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """z-depth [size, size] float64 in metres (0 where nothing is hit) and geoms [size, size] int32 (-1: none)."""
     directions = _directions(intrinsics, size)
-    distance, geoms = _hit(world, pose[:3, 3], directions @ pose[:3, :3].T)
-    # MuJoCo's distances are in lengths of the ray vector, and these have z = 1 in the camera.
+    # Distances are in lengths of the ray vector, and these have z = 1 in the camera.
+    distance, geoms = world.hit(pose[:3, 3], directions @ pose[:3, :3].T)
     return np.where(geoms < 0, 0.0, distance).reshape(size, size), geoms.reshape(size, size)
 
 
-def draw(world: World, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> np.ndarray:
+def draw(world: Drawable, pose: np.ndarray, intrinsics: np.ndarray, size: int) -> np.ndarray:
     """[size, size, 3] uint8 RGB."""
     depth, geoms = cast(world, pose, intrinsics, size)
     rays = _directions(intrinsics, size) @ pose[:3, :3].T
     points = pose[:3, 3] + rays * depth.reshape(-1, 1)
     view = -rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    colours, normals = np.zeros_like(points), _normals(points.reshape(size, size, 3), view)
+    colours, normals = world.background(rays), _normals(points.reshape(size, size, 3), view)
     pixel = depth.ravel() / intrinsics[0, 0]  # metres that a pixel spans on a surface that faces the camera
     for geom in np.unique(geoms[geoms >= 0]):
         here = geoms.ravel() == geom
         rotation = world.data.geom_xmat[geom].reshape(3, 3)
         local = (points[here] - world.data.geom_xpos[geom]) @ rotation
         surface = world.surfaces[geom]
+        normals[here] = _primitive_normals(world, geom, local, rotation, normals[here])
         if surface.texture is None:
             colours[here] = surface.colour
-            normals[here] = _primitive_normals(world, geom, local, rotation, normals[here])
         else:
-            normals[here] = rotation[:, 2]
             slant = np.maximum(np.abs(view[here] @ rotation[:, 2]), 0.05)
             colours[here] = _textured(surface, local, world.model.geom_size[geom], pixel[here] / slant)
-    shade = _light(world, points, normals, view)
-    return (np.clip(colours * shade[:, None], 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
+    hit = geoms.ravel() >= 0
+    colours[hit] *= _light(world, points[hit], normals[hit], view[hit])[:, None]
+    return (np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
 
 
 def _directions(intrinsics: np.ndarray, size: int) -> np.ndarray:
@@ -53,27 +77,8 @@ def _directions(intrinsics: np.ndarray, size: int) -> np.ndarray:
     return np.stack([*grid, np.ones_like(grid[0])], -1).reshape(-1, 3)
 
 
-def _hit(world: World, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    count = len(rays)
-    geoms, distance = np.full(count, -1, np.int32), np.zeros(count)
-    mujoco.mj_multiRay(
-        world.model,
-        world.data,
-        origin,
-        np.ascontiguousarray(rays).ravel(),
-        world.groups,
-        1,
-        -1,
-        geoms,
-        distance,
-        count,
-        1e3,
-    )
-    return distance, geoms
-
-
 def _textured(surface: Surface, local: np.ndarray, half: np.ndarray, pixel: np.ndarray) -> np.ndarray:
-    """Colours [n, 3] of points of a plane. The texture lies as OpenGL lays it: centred, and upright in the plane's y.
+    """Colours [n, 3] of points of a plane, or of a box's top. The texture lies as OpenGL lays it: centred and upright.
 
     ``pixel``: metres a pixel spans at each point. As in a mip map, the texture is halved until its texels are as large.
     """
@@ -114,11 +119,13 @@ def _normals(points: np.ndarray, view: np.ndarray) -> np.ndarray:
 
 
 def _primitive_normals(
-    world: World, geom: int, local: np.ndarray, rotation: np.ndarray, otherwise: np.ndarray
+    world: Drawable, geom: int, local: np.ndarray, rotation: np.ndarray, otherwise: np.ndarray
 ) -> np.ndarray:
-    """Exact normals of spheres, boxes and cylinders from points in their own frame; ``otherwise`` for the rest."""
+    """Exact normals of planes, spheres, boxes and cylinders from points in their own frame; else ``otherwise``."""
     kind, size = mujoco.mjtGeom(world.model.geom_type[geom]), world.model.geom_size[geom]
-    if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+    if kind == mujoco.mjtGeom.mjGEOM_PLANE:
+        own = np.array([[0.0, 0.0, 1.0]])
+    elif kind == mujoco.mjtGeom.mjGEOM_SPHERE:
         own = local / size[0]
     elif kind == mujoco.mjtGeom.mjGEOM_BOX:
         face = np.abs(local / size).argmax(1)
@@ -134,16 +141,17 @@ def _primitive_normals(
     return own @ rotation.T
 
 
-def _light(world: World, points: np.ndarray, normals: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """[n] brightness of surfaces with these normals. The lamp is a wide spot, and reaches only what it sees."""
-    x, y = world.room.light
-    lamp, axis = np.array([x, y, world.room.height - 0.1]), np.array([-0.2 * x, -0.2 * y, -1.0])
-    rays = points - lamp
-    distance, geoms = _hit(world, lamp, rays)
-    lit = (geoms < 0) | (distance > 0.98)
+def _light(world: Drawable, points: np.ndarray, normals: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """[n] brightness of surfaces with these normals. The lamp reaches only what it sees."""
+    lamp = world.lamp
+    rays = points - lamp.place
+    distance, geoms = world.hit(lamp.place, rays)
+    lit = (geoms < 0) | (distance > 1 - lamp.slack)
     away = rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-9)
-    spot = away @ (axis / np.linalg.norm(axis))
-    spot = np.where(spot > np.cos(np.radians(LAMP_CUTOFF)), spot, 0.0)  # falls off with the cosine: exponent 1
+    spot = np.ones(len(rays))
+    if lamp.axis is not None:
+        spot = away @ (lamp.axis / np.linalg.norm(lamp.axis))
+        spot = np.where(spot > np.cos(np.radians(lamp.cutoff)), spot, 0.0)  # falls off with the cosine: exponent 1
     lamp_share = np.clip(-(normals * away).sum(1), 0, 1) * spot * lit
     head_share = np.clip((normals * view).sum(1), 0, 1)
-    return world.room.brightness * (AMBIENT + LAMP * lamp_share) + HEADLIGHT * head_share
+    return lamp.ambient + lamp.diffuse * lamp_share + lamp.headlight * head_share

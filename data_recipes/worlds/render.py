@@ -78,6 +78,18 @@ def describe(backend: str) -> str:
     return f"rooms: drawn with OpenGL through {backend}"
 
 
+def describe_table(backend: str) -> str:
+    """The one line that says how the robot table is drawn."""
+    if backend == RAYS:
+        return "robot table: no OpenGL here (EGL, OSMesa, GLFW); drawn by ray casting"
+    return f"robot table: drawn with OpenGL through {backend}"
+
+
+def rays_chosen() -> bool:
+    """Whether :func:`set_backend` chose rays for this process."""
+    return os.environ.get("MUJOCO_GL") == "disable"
+
+
 def set_backend(backend: str) -> None:
     """Choose for this process; call it before mujoco is imported."""
     if "mujoco" in sys.modules:

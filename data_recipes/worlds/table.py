@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..randomness import generator
+from . import render
 from .table_mjcf import BAR, BLOCK, BLOCKS, BUTTON_DEPTH, BUTTON_TOP, FINGER_REACH, XML
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Layout:
     button: tuple[float, float]
     hand: tuple[float, float, float]
     camera: tuple[float, float, float, float, float]  # azimuth, elevation, distance, and x, y that it looks at
+
+    @property
+    def looks_at(self) -> tuple[float, float, float]:
+        """The point in the middle of the picture."""
+        return (*self.camera[3:], 0.02)
 
 
 def draw_layout(seed: int, episode: int, instruction: Instruction) -> Layout:
@@ -255,23 +261,31 @@ def possible(instruction: Instruction, state: State) -> bool:
 
 
 class TableCamera:
-    """Draws a table with OpenGL. A context manager. ``render.set_backend`` comes before mujoco's import."""
+    """Draws a table with what ``render.set_backend`` chose, OpenGL or rays. A context manager."""
 
     def __init__(self, table: Table, size: int) -> None:
         import mujoco
 
-        self._table = table
-        self._renderer = mujoco.Renderer(table.model, size, size)
+        from .table_rays import TableWorld
+
+        self._table, self._size = table, size
+        self._world = TableWorld(table) if render.rays_chosen() else None
+        self._renderer = None if render.rays_chosen() else mujoco.Renderer(table.model, size, size)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
 
     def draw(self) -> np.ndarray:
         """[size, size, 3] uint8 of how things are now, from the layout's camera."""
+        from . import table_rays
+
         layout, camera = self._table.layout, self._camera
         if layout is None:
             raise RuntimeError("reset the table before it is drawn")
+        if self._world is not None:
+            return table_rays.draw(self._world, layout, self._size)
+        assert self._renderer is not None
         camera.azimuth, camera.elevation, camera.distance = layout.camera[:3]
-        camera.lookat[:] = (*layout.camera[3:], 0.02)
+        camera.lookat[:] = layout.looks_at
         self._renderer.update_scene(self._table.data, camera)
         return self._renderer.render().copy()
 
@@ -281,4 +295,5 @@ class TableCamera:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()

@@ -27,7 +27,6 @@ from ..randomness import generator
 from ..sample import Episode, Sample
 from ..shards import MANIFEST, SampleWriter
 from . import render
-from .assets import MissingPackage
 from .demo import TOKENIZER, Progress, demo_folder
 from .drafts import end_with_parent
 from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Layout, Table, TableCamera, draw_layout
@@ -149,15 +148,16 @@ def prepare_table(
     *,
     settings: TableSettings | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = print,
     backend: str | None = None,
     workers: int | None = None,
 ) -> TableData:
-    """Write the datasets that ``folder`` (:func:`table_folder` if None) lacks, whole or not at all.
+    """Write the datasets that ``folder`` (:func:`table_folder` if None) lacks, and say in one line how they are drawn.
 
-    One that was made with other settings or another MuJoCo is made again. ``backend``: of OpenGL; found by trying if
-    None. ``workers``: processes that draw. The same settings give the same episodes whatever their number. Workers
-    are spawned: a script calls this under ``if __name__ == "__main__":``. Raises
-    :class:`interlace.data_recipes.worlds.assets.MissingPackage` where there is no OpenGL.
+    One that was made with other settings or another MuJoCo is made again; a dataset is written whole or not at all.
+    ``backend``: of OpenGL, or "rays"; found by trying if None. ``workers``: processes that draw. The same settings
+    give the same episodes whatever their number. Workers are spawned: a script calls this under
+    ``if __name__ == "__main__":``.
     """
     folder, settings = table_folder() if folder is None else Path(folder), settings or TableSettings()
     sides = {"table_train": range(settings.train)}
@@ -165,8 +165,7 @@ def prepare_table(
     missing = [name for name in sides if _digest(folder / name) != settings.digest]
     if missing:
         backend = backend or render.find_backend()
-        if backend == render.RAYS:
-            raise MissingPackage("the robot table is drawn with OpenGL, and there is none here: install libegl1")
+        say(render.describe_table(backend))
     for name in missing:
         shutil.rmtree(folder / name, ignore_errors=True)
         told = _teller(progress, name, len(sides[name]))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from interlace.data_recipes.sample import Sample
-from interlace.data_recipes.worlds.render import Renderer, View, set_backend
+from interlace.data_recipes.worlds.render import RAYS, Renderer, View, set_backend
 from interlace.data_recipes.worlds.rooms import ClipShape, room_samples
 from interlace.data_recipes.worlds.scene import BACKGROUND, Motion, Room, Thing, draw_room
 from interlace.data_recipes.worlds.table import Layout, Table, TableCamera
@@ -86,6 +86,46 @@ def project(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_tables(layouts: list[Layout], size: int, backend: str) -> list[np.ndarray]:
     """The first picture of each layout of the robot table, drawn in a new process."""
     return _elsewhere(_tables, layouts, size, backend)
+
+
+def table_views(layouts: list[Layout], size: int, backend: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Picture, z-depth and geoms (-1: none) of each layout, drawn in a new process."""
+    return _elsewhere(_table_views, layouts, size, backend)
+
+
+def _table_views(layouts: list[Layout], size: int, backend: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    set_backend(backend)
+    from interlace.data_recipes.worlds import rays, table_rays
+
+    table = Table()
+    world, intrinsics = table_rays.TableWorld(table), table_rays.intrinsics_of(table.model, size)
+    drawn = []
+    with TableCamera(table, size) as camera:
+        for layout in layouts:
+            table.reset(layout)
+            image = camera.draw()
+            if backend == RAYS:
+                depth, geoms = rays.cast(world, table_rays.pose_of(layout), intrinsics, size)
+            else:
+                depth, geoms = _rendered(table, layout, size)
+            drawn.append((image, depth, geoms))
+    return drawn
+
+
+def _rendered(table: Table, layout: Layout, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """OpenGL's z-depth and geoms, from a camera that is set here and not by what is tested."""
+    import mujoco
+
+    camera = mujoco.MjvCamera()
+    camera.azimuth, camera.elevation, camera.distance = layout.camera[:3]
+    camera.lookat[:] = (*layout.camera[3:], 0.02)
+    with mujoco.Renderer(table.model, size, size) as renderer:
+        renderer.update_scene(table.data, camera)
+        renderer.enable_depth_rendering()
+        depth = renderer.render().copy()
+        renderer.disable_depth_rendering()
+        renderer.enable_segmentation_rendering()
+        return depth, renderer.render()[..., 0].copy()
 
 
 def _tables(layouts: list[Layout], size: int, backend: str) -> list[np.ndarray]:
