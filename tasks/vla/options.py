@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from interlace.data_recipes.action_scale import ActionScale
-from interlace.data_recipes.schema import ExistingFolder, ExistingPath
 
-from ..captioning.options import DecoderShape
-from ..interface import TaskOptions
+from ..vlm.language_task import LanguageOptions
 
 #: Where an instruction goes in a prompt.
 BLANK = "{instruction}"
 
 
-def _kind_of_llm(value: Any) -> str:
-    return "folder" if isinstance(value, str) else "shape"
-
-
-class VlaOptions(TaskOptions):
+class VlaOptions(LanguageOptions):
     """Options of :class:`~interlace.tasks.vla.Vla`. All of it is part of the policy: control reads the same.
 
     Table 13 and appendix C.4 are OmniStream's; what they leave open is VLM4VLA's, whose pipeline the paper adopts.
     """
 
-    #: folder of a ``transformers`` causal language model, or the shape of a new small one
-    llm: Annotated[
-        Annotated[ExistingFolder, Tag("folder")] | Annotated[DecoderShape, Tag("shape")], Discriminator(_kind_of_llm)
-    ]
-    #: folder of a ``transformers`` tokenizer with a chat template, or a SentencePiece ``.model``; None: the llm's
-    tokenizer: ExistingPath | None = None
     size: int = Field(default=224, ge=1)  # pixels a side; table 13, "Input Resolution"
     pool: int = Field(default=1, ge=1)  # patches a side that are averaged into one token
     #: what becomes -1 and 1 along each of the arm's axes, the gripper not among them; CALVIN: -0.65 and 0.65
@@ -47,12 +33,9 @@ class VlaOptions(TaskOptions):
     head_size: int = Field(default=1024, ge=4)  # width of the action head; VLM4VLA
     huber_delta: float = Field(default=1.0, gt=0)  # VLM4VLA
     gripper_weight: float = Field(default=0.01, ge=0)  # of its cross-entropy beside the arm's Huber loss; VLM4VLA
-    blind: bool = False  # the same without any image: what instructions alone give away
 
     @model_validator(mode="after")
     def _fits(self) -> VlaOptions:
-        if self.tokenizer is None and isinstance(self.llm, DecoderShape):
-            raise ValueError("tokenizer: needed, because the llm is a shape and not a folder that holds one")
         if self.execute > self.chunk:
             raise ValueError(f"execute {self.execute}: must not be more than chunk {self.chunk}")
         if BLANK not in self.prompt:
@@ -64,8 +47,3 @@ class VlaOptions(TaskOptions):
     def scale(self) -> ActionScale:
         """How actions become -1...1 and come back."""
         return ActionScale("stated", self.low, self.high)
-
-    @property
-    def tokenizer_path(self) -> str:
-        """Where the tokenizer lies."""
-        return self.tokenizer if self.tokenizer is not None else str(self.llm)

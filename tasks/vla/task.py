@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, huber_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
-from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone, normalise
+from interlace.backbone import Backbone, BackboneConfig, normalise
 from interlace.data_recipes import Episode, Sample
 
-from ..captioning.decoder import projector
-from ..collectives import sum_over_ranks
 from ..frames import resize
-from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
-from ..vlm.chat import Row, read_chat
-from ..vlm.llm import build_llm, embed
-from ..vlm.task import Vlm
+from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
+from ..vlm.chat import Row
+from ..vlm.language_task import LanguageTask
+from ..vlm.llm import embed, last_hidden
 from ..vlm.tiles import with_newlines
 from .head import ActionHead
 from .measures import Blind, action_measures, mean_actions, spread
 from .options import BLANK, VlaOptions
 
-logger = logging.getLogger(__name__)
 
-
-class Vla(Task):
+class Vla(LanguageTask):
     """The next actions of a robot: image tokens, the instruction, then one learnable query, which the head reads.
 
     The backbone is frozen; projector, language model with its embeddings, query and head are trained.
@@ -40,23 +35,14 @@ class Vla(Task):
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "episode"})
     draws_from: ClassVar[frozenset[str]] = needs
 
+    options: VlaOptions
+
     def __init__(self, options: VlaOptions, context: TaskContext) -> None:
         super().__init__(options, context)
-        self.options, self.scale = options, options.scale
-        self.chat = read_chat(options.tokenizer_path)
-        self.llm: Any = build_llm(options.llm, self.chat.tokenizer)
-        width = self.llm.get_input_embeddings().weight.shape[1]
-        self.projector: nn.Module = projector(context.backbone.hidden_size, width)
-        self.newline = nn.Parameter(torch.randn(width) / width**0.5)
+        self.scale = options.scale
+        width = len(self.newline)
         self.query = nn.Parameter(torch.zeros(width))  # VLM4VLA begins at zero
         self.head = ActionHead(width, options.head_size, options.chunk, self.scale.size - 1)
-        self.left_out = 0  # episodes of this run without an instruction, over all ranks
-
-    @classmethod
-    def check(cls, options: VlaOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
-        """What :meth:`Vlm.check` finds: a size that patches do not divide, no language model, no tokenizer."""
-        shared: Any = options
-        return Vlm.check(shared, backbone)
 
     @classmethod
     def tokens_per_sample(cls, options: VlaOptions, backbone: BackboneConfig) -> int:
@@ -133,14 +119,10 @@ class Vla(Task):
     ) -> dict[str, Term]:
         """``arm``: Huber loss / numbers of the arm's actions; ``gripper``: binary cross-entropy / actions.
 
-        ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``.
+        ValueError for a backbone that would be trained.
         """
-        if not isinstance(backbone, FrozenBackbone):
-            raise ValueError("vla: its backbone must be frozen: set backbone.frozen: true, and backbone.init")
-        for line in batch["left_out"]:
-            logger.warning("vla: left out %s", line)
-        count = torch.tensor(float(len(batch["left_out"])), device=self.query.device)
-        self.left_out += int(sum_over_ranks(count))
+        self.demand_frozen(backbone)
+        self.count_left_out(batch["left_out"])
         seen = [self.features(backbone, *pair) for pair in zip(batch["frames"], batch["looks"], strict=True)]
         arm, gripper = self.act([Row(tokens) for tokens in batch["tokens"]], torch.cat(seen))
         mask, actions = batch["mask"], batch["actions"]
@@ -151,10 +133,6 @@ class Vla(Task):
             "arm": Term((huber * mask[..., None]).sum(), steps * huber.shape[-1]),
             "gripper": Term((entropy * mask).sum(), steps, self.options.gripper_weight),
         }
-
-    def signals(self) -> dict[str, Tensor]:
-        """``left_out``: episodes that taught nothing since the run, or its resumption, began."""
-        return {"left_out": torch.tensor(float(self.left_out))}
 
     # ---- seeing and acting, the same in training and control
 
@@ -177,18 +155,12 @@ class Vla(Task):
 
         A batch's one row that counts nothing has no patches: what is computed depends on every parameter all the same.
         """
-        width = self.context.backbone.hidden_size
-        nothing = patches.new_zeros(1, width)
-        projected = self.projector(torch.cat([patches.flatten(0, 2), nothing]))
-        grid = projected[:-1].unflatten(0, patches.shape[:3])
-        pooled = avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
-        nowhere = pooled.new_zeros(0, self.query.numel())
-        visual = [with_newlines(each, self.newline) for each in pooled] or [nowhere]
+        (grid,), anchor = self.to_tokens([patches])
+        nowhere = self.newline.new_zeros(0, len(self.newline))
+        visual = [with_newlines(each, self.newline) for each in self.pooled(grid)] or [nowhere]
         inputs = [torch.cat((row, self.query[None])) for row in embed(self.llm, rows, visual)]
-        padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-        hidden = self.llm.base_model(inputs_embeds=padded, use_cache=False).last_hidden_state
+        hidden = last_hidden(self.llm, inputs)
         ends = torch.tensor([len(each) - 1 for each in inputs], device=hidden.device)
-        anchor = 0.0 * (projected[-1].sum() + self.newline.sum())
         arm, gripper = self.head(hidden[torch.arange(len(ends), device=hidden.device), ends] + anchor)
         return arm, gripper
 
@@ -211,11 +183,9 @@ class Vla(Task):
         Over the chunks after steps spread over an episode. ``fixed`` is the instruction's mean action, ``swapped``
         the same steps of the sample half the list away. ValueError for fewer than two samples.
         """
-        if len(samples) < 2:
-            raise ValueError("vla: measuring needs at least two held-out samples, to swap their frames")
         own, swapped, fixed, truth = [], [], [], []
-        for index, sample in enumerate(samples):
-            episode, other = self._episode(sample), samples[(index + len(samples) // 2) % len(samples)]
+        for sample, other in zip(samples, self.swapped(samples), strict=True):
+            episode = self._episode(sample)
             looks = spread(len(sample.frames))
             truth.append(self.chunks(episode, episode.steps[looks]))
             own.append(self._replies(backbone, sample, looks, episode.instruction))

@@ -54,14 +54,22 @@ def embed(llm: Any, rows: Sequence[Row], visual: Sequence[Tensor]) -> list[Tenso
     return found
 
 
+def last_hidden(llm: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """The last hidden state [R, L, E] of rows of inputs [l, E] each.
+
+    Rows are padded on the right, where causal attention cannot see it.
+    """
+    padded = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True)
+    hidden: Tensor = llm.base_model(inputs_embeds=padded, use_cache=False).last_hidden_state
+    return hidden
+
+
 def answer_loss(llm: Any, rows: Sequence[Row], visual: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every learned token given all before it: losses [A], and the row of each [A].
 
-    Rows are padded on the right, where causal attention cannot see it. Without a learned token both are empty.
+    Without a learned token both are empty.
     """
-    inputs = embed(llm, rows, visual)
-    padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-    hidden = llm.base_model(inputs_embeds=padded, use_cache=False).last_hidden_state
+    hidden = last_hidden(llm, embed(llm, rows, visual))
     owner: list[int] = []
     place: list[int] = []
     target: list[int] = []

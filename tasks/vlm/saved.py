@@ -4,39 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from pydantic import ValidationError
-from safetensors.torch import load_file
-
 from interlace.backbone import FrozenBackbone
-from interlace.backbone.frozen import REFERENCE, load_reference
 
-from ..interface import TaskContext
-from .options import VlmOptions
+from .language_task import load_trained
 from .task import Vlm
 
 
 def load_vlm(run: str | Path, backbone: str | None = None) -> tuple[Vlm, FrozenBackbone]:
-    """The model of a run that has ended, in evaluation mode on the CPU, and the very backbone that it was trained on.
-
-    The language model's and the tokenizer's folders must still be where they were; ``backbone``: where the backbone
-    lies now, if it was moved. Raises ValueError for a run without a VLM, for files that are missing and for a backbone
-    that is another one.
-    """
-    folder = Path(run)
-    said, weights = folder / "heads" / "vlm.json", folder / "heads" / "vlm.safetensors"
-    for file in (said, weights):
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file; name the folder of a run of task vlm that has ended")
-    try:
-        options = VlmOptions.model_validate_json(said.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ValueError(f"{said}: not the options of a vlm ({error.error_count()} wrong)") from None
-    frozen = load_reference(folder / REFERENCE, backbone)
-    with torch.random.fork_rng():
-        task = Vlm(options, TaskContext(frozen.config, seed=0))
-    try:
-        task.load_state_dict(load_file(weights), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{weights}: not the weights of this model: {str(error).splitlines()[-1].strip()}") from None
-    return task.eval().requires_grad_(False), frozen
+    """The model of a run, and the very backbone that it was trained on: see :func:`~.language_task.load_trained`."""
+    return load_trained(Vlm, run, backbone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,17 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
-from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone, normalise
+from interlace.backbone import Backbone, BackboneConfig, normalise
 from interlace.data_recipes import Sample
 
-from ..captioning.decoder import projector
-from ..collectives import sum_over_ranks
 from ..frames import resize
-from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
-from .chat import Row, read_chat
-from .llm import answer_loss, build_llm, generate
+from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
+from .chat import Row
+from .language_task import LanguageTask
+from .llm import answer_loss, generate
 from .measures import Blind, Question, accuracies, common_answers, questions_of
 from .options import VlmOptions
 from .pictures import draw_answers
@@ -35,10 +32,8 @@ QUESTIONS = 32
 #: Held-out samples whose answers are drawn.
 PICTURED = 12
 
-logger = logging.getLogger(__name__)
 
-
-class Vlm(Task):
+class Vlm(LanguageTask):
     """Answers about images and videos: patches of a frozen backbone, an MLP, a causal language model.
 
     An image is seen whole and in tiles, a video frame by frame through the streaming path. Answers alone are learned.
@@ -49,33 +44,13 @@ class Vlm(Task):
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
     draws_from: ClassVar[frozenset[str]] = needs
 
+    options: VlmOptions
+
     def __init__(self, options: VlmOptions, context: TaskContext) -> None:
         super().__init__(options, context)
-        self.options = options
-        self.chat = read_chat(options.tokenizer_path)
         self.side = options.size // context.backbone.patch_size
-        self.llm: Any = build_llm(options.llm, self.chat.tokenizer)
         if options.trains == "projector":
             self.llm.requires_grad_(False)
-        width = self.llm.get_input_embeddings().weight.shape[1]
-        self.projector: nn.Module = projector(context.backbone.hidden_size, width)
-        self.newline = nn.Parameter(torch.randn(width) / width**0.5)
-        self.left_out = 0  # samples of this run that were too long or had no question, over all ranks
-
-    @classmethod
-    def check(cls, options: VlmOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
-        """A size that patches or pooling do not divide; a language model or a tokenizer that is not there."""
-        wrong = []
-        if options.size % (backbone.patch_size * options.pool):
-            allowed = f"allowed is a multiple of backbone.patch_size x pool = {backbone.patch_size * options.pool}"
-            wrong.append(("size", allowed))
-        if isinstance(options.llm, str) and not (Path(options.llm) / "config.json").is_file():
-            wrong.append(("llm", "allowed is the folder of a transformers causal language model, with a config.json"))
-        path = Path(options.tokenizer_path)
-        if not (path.is_dir() or (path.suffix == ".model" and path.is_file())):
-            named = "tokenizer" if options.tokenizer is not None else "llm"
-            wrong.append((named, "allowed is a transformers tokenizer's folder or a SentencePiece .model file"))
-        return wrong
 
     @classmethod
     def tokens_per_sample(cls, options: VlmOptions, backbone: BackboneConfig) -> int:
@@ -126,24 +101,16 @@ class Vlm(Task):
     ) -> dict[str, Term]:
         """``tokens``: cross-entropy summed over answers' tokens, their ends included / how many they are.
 
-        ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``.
+        ValueError for a backbone that would be trained.
         """
-        if not isinstance(backbone, FrozenBackbone):
-            raise ValueError("vlm: its backbone must be frozen: set backbone.frozen: true, and backbone.init")
-        for line in batch["left_out"]:
-            logger.warning("vlm: left out %s", line)
-        count = torch.tensor(float(len(batch["left_out"])), device=self.newline.device)
-        self.left_out += int(sum_over_ranks(count))
+        self.demand_frozen(backbone)
+        self.count_left_out(batch["left_out"])
         seen, anchor = self.see(backbone, batch["views"], batch["sizes"])
         none = self.newline.new_zeros(0, len(self.newline))
         visual = [seen[owner] if owner >= 0 else none for owner in batch["owner"]]
         rows = [Row(*row) for row in zip(batch["tokens"], batch["learned"], strict=True)]
         loss, _ = answer_loss(self.llm, rows, visual)
         return {"tokens": Term(loss.sum() + anchor, torch.tensor(float(len(loss)), device=loss.device))}
-
-    def signals(self) -> dict[str, Tensor]:
-        """``left_out``: samples that taught nothing since the run, or its resumption, began."""
-        return {"left_out": torch.tensor(float(self.left_out))}
 
     # ---- seeing
 
@@ -175,10 +142,7 @@ class Vlm(Task):
     def see(
         self, backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[tuple[int, int] | None]
     ) -> tuple[list[Tensor], Tensor]:
-        """Visual tokens [V, E] of each sample's views, and a zero that depends on every parameter on the way.
-
-        Ranks see different numbers of things; the projector runs once on all of them.
-        """
+        """Visual tokens [V, E] of each sample's views, and a zero that depends on every parameter on the way."""
         found: list[Tensor | None] = [None] * len(views)
         images = [index for index, size in enumerate(sizes) if size is not None]
         if images:
@@ -196,26 +160,16 @@ class Vlm(Task):
         self, patches: Sequence[Tensor | None], sizes: Sequence[tuple[int, int] | None]
     ) -> tuple[list[Tensor], Tensor]:
         """Patches [n, h, w, D] of tiles or frames to visual tokens: see :meth:`see`."""
-        width, device = self.context.backbone.hidden_size, self.newline.device
-        flat = [p.flatten(0, 2) for p in patches if p is not None]
-        # One row of zeros always: modules run on every rank, also where there is nothing to see.
-        *parts, nothing = self.projector(torch.cat([*flat, torch.zeros(1, width, device=device)])).split(
-            [*(len(p) for p in flat), 1]
-        )
-        tokens = iter(parts)
-        seen = []
+        grids, anchor = self.to_tokens([p for p in patches if p is not None])
+        left, seen = iter(grids), []
         for p, size in zip(patches, sizes, strict=True):
             if p is None:
                 seen.append(self.newline.new_zeros(0, len(self.newline)))
-                continue
-            grid = next(tokens).unflatten(0, p.shape[:3])
-            seen.append(self._video(grid) if size is None else merge(grid, self.plan(size), self.newline))
-        return seen, 0.0 * (nothing.float().sum() + self.newline.sum())
-
-    def _video(self, grid: Tensor) -> Tensor:
-        """Tokens [T, h, w, E] of a video's frames, averaged and with a newline a row."""
-        pooled = avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
-        return with_newlines(pooled.flatten(0, 1), self.newline)
+            elif size is None:
+                seen.append(with_newlines(self.pooled(next(left)).flatten(0, 1), self.newline))
+            else:
+                seen.append(merge(next(left), self.plan(size), self.newline))
+        return seen, anchor
 
     # ---- answering
 
@@ -241,10 +195,7 @@ class Vlm(Task):
         ``fixed`` is the most common answer to the prompt, ``swapped`` shows the sample half the list away. Open
         conversations and captions are not measured here. ValueError for fewer than two samples.
         """
-        if len(samples) < 2:
-            raise ValueError("vlm: measuring needs at least two held-out samples, to swap their frames")
-        others = [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
-        questions = questions_of(samples)
+        others, questions = self.swapped(samples), questions_of(samples)
         own = self.replies(backbone, samples, questions)
         return accuracies(len(samples), questions, own, self.replies(backbone, others, questions), blind)
 

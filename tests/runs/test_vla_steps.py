@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import recipe_cases as cases
 import torch
-import vla_cases as cases
 from harness import Ranks
 from safetensors.torch import load_file
+from tiny_backbone import backbone_named_in, write_backbone
+from tiny_backbone import tiny as on_backbone
 
-from interlace.backbone import Backbone, BackboneConfig, save
 from interlace.data_recipes import SampleWriter
 from interlace.tasks.vla import Policy, load_vla
 
@@ -23,15 +24,12 @@ from language import write_tokenizer  # noqa: E402
 from robots import write_bridge_rlds, write_calvin  # noqa: E402
 from tiny_vla import sample  # noqa: E402
 
-SHAPE = {"hidden_size": 32, "depth": 2, "heads": 2, "mlp_size": 64, "patch_size": 8, "registers": 1, "layer_scale": 1.0}
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone, a tokenizer, CALVIN, BridgeData V2 and a table's episodes, all tiny."""
     root = tmp_path_factory.mktemp("vla")
-    torch.manual_seed(5)
-    save(Backbone(BackboneConfig(**SHAPE)), root / "backbone")  # type: ignore[arg-type]
+    write_backbone(root)
     write_tokenizer(root)
     write_calvin(root / "calvin", [(3, 66), (0, 63)])
     write_bridge_rlds(root / "bridge")
@@ -45,31 +43,25 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(root: Path) -> list[str]:
-    return [
-        *(f"backbone.{key}={value}" for key, value in SHAPE.items()),
-        f"backbone.init={root / 'backbone'}",
-        "engine.steps=2",
-        "engine.warmup=1",
-        "engine.precision=fp32",
-        "engine.workers=0",
+    return on_backbone(
+        root / "backbone",
         "tasks.vla.batch=4",
         "tasks.vla.micro_batches=2",
         "tasks.vla.options.size=32",
         "tasks.vla.options.head_size=32",
         "tasks.vla.options.llm={layers: 2, hidden_size: 32, heads: 2, mlp_size: 48}",
         f"tasks.vla.options.tokenizer={root / 'text.model'}",
-    ]
+    )
 
 
 def check(found: dict, run: Path, inputs: Path) -> None:
-    assert not any("backbone" in key for key in found["names"])
-    parts = {key.removeprefix(cases.PREFIX).split(".")[0] for key in found["changed"]}
+    parts = {key.split(".")[0] for key in found["changed"]}
     assert parts == {"llm", "projector", "newline", "query", "head"}
     assert any("embed_tokens" in key for key in found["changed"]), "table 13: text embeddings are trained"
     for losses in found["losses"]:
         assert set(losses) == {"vla/arm", "vla/gripper"}
         assert all(math.isfinite(loss) for loss in losses.values())
-    assert json.loads((run / "backbone.json").read_text())["path"] == str(inputs / "backbone")
+    assert backbone_named_in(run) == str(inputs / "backbone")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +77,7 @@ def test_the_papers_recipes_take_two_steps(
         "backbone.preset=null",
         f"tasks.vla.sources=[{{name: robot, format: {form}, path: {inputs / folder}}}]",
     ]
-    found = two_ranks.run(cases.policy, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
+    found = two_ranks.run(cases.trained, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
     check(found, tmp_path / "run", inputs)
 
 
@@ -96,7 +88,7 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
         f"tasks.vla.sources=[{{name: table, format: mds, path: {inputs / 'train'}}}]",
         f"tasks.vla.held_out=[{{name: table, format: mds, path: {inputs / 'held_out'}}}]",
     ]
-    found = one_rank.run(cases.policy, name="vla_demo", run=str(tmp_path / "run"), overrides=overrides)[0]
+    found = one_rank.run(cases.trained, name="vla_demo", run=str(tmp_path / "run"), overrides=overrides)[0]
     check(found, tmp_path / "run", inputs)
     lines = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert {line["measure"] for line in lines} == {"arm_error", "gripper_accuracy"}

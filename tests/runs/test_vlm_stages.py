@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recipe_cases as cases
 import torch
-import vlm_cases as cases
 from harness import Ranks
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_backbone import backbone_named_in, write_backbone
+from tiny_backbone import tiny as on_backbone
 from typer.testing import CliRunner
 
-from interlace.backbone import Backbone, BackboneConfig, load, save
+from interlace.backbone import load
 from interlace.backbone.digest import digest
 from interlace.data_recipes import SampleWriter, Text
 from interlace.eval.result import read
@@ -29,7 +31,6 @@ from clips import make_video  # noqa: E402
 from language import write_tokenizer  # noqa: E402
 from tiny_vlm import sample, write_template_tokenizer  # noqa: E402
 
-SHAPE = {"hidden_size": 32, "depth": 2, "heads": 2, "mlp_size": 64, "patch_size": 8, "registers": 1, "layer_scale": 1.0}
 STAGES = ("vlm_stage1", "vlm_stage1_5", "vlm_stage2", "vlm_stage3")
 
 
@@ -39,8 +40,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     root = tmp_path_factory.mktemp("vlm")
-    torch.manual_seed(5)
-    save(Backbone(BackboneConfig(**SHAPE)), root / "backbone")  # type: ignore[arg-type]
+    write_backbone(root)
     write_template_tokenizer(root / "llm")
     config = Qwen2Config(
         vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
@@ -63,38 +63,32 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(root: Path, name: str, *more: str) -> list[str]:
     data = "videos" if name == "vlm_stage3" else "images"
-    return [
+    return on_backbone(
+        root / "backbone",
         "backbone.preset=null",
-        *(f"backbone.{key}={value}" for key, value in SHAPE.items()),
-        f"backbone.init={root / 'backbone'}",
-        "engine.steps=2",
-        "engine.warmup=1",
-        "engine.precision=fp32",
         "engine.zero.stage=2",
-        "engine.workers=0",
         "tasks.vlm.batch=5",
         "tasks.vlm.micro_batches=2",
         "tasks.vlm.options.size=32",
         f"tasks.vlm.options.llm={root / 'llm'}",
         f"tasks.vlm.sources=[{{name: tiny, format: llava, path: {root / f'{data}.json'}}}]",
         *more,
-    ]
+    )
 
 
 def test_the_stages_chain(two_ranks: Ranks, inputs: Path, tmp_path: Path) -> None:
     before: list[str] = []
     for name in STAGES:
         run = tmp_path / name
-        found = two_ranks.run(cases.stage, name=name, run=str(run), overrides=tiny(inputs, name, *before))[0]
+        found = two_ranks.run(cases.trained, name=name, run=str(run), overrides=tiny(inputs, name, *before))[0]
         before = [f"start_from={run}"]
-        assert all(math.isfinite(loss) for loss in found["losses"])
+        assert all(math.isfinite(loss["vlm/tokens"]) for loss in found["losses"])
         assert found["taken_over"]
-        assert not any("backbone" in key for key in found["names"])
-        parts = {key.split(".")[2] for key in found["changed"]}
+        parts = {key.split(".")[0] for key in found["changed"]}
         assert parts >= {"projector"}
         assert ("llm" in parts) == (name != "vlm_stage1"), "table 12: stage 1 trains the projector alone"
         assert ("newline" in parts) == (name != "vlm_stage1"), "one tile has no rows to end"
-        assert json.loads((run / "backbone.json").read_text())["path"] == str(inputs / "backbone")
+        assert backbone_named_in(run) == str(inputs / "backbone")
 
 
 @pytest.mark.parametrize("name", ["vlm_demo", "vlm_demo_blind"])
@@ -107,19 +101,15 @@ def test_the_demos_take_two_steps(one_rank: Ranks, inputs: Path, tmp_path: Path,
             for number in range(6):
                 texts = [Text(kind=kind, prompt=f"{kind}?", answer=str(number % 2), frame=7) for kind in kinds]
                 to.write(sample(number, frames=8, shape=(64, 64), texts=texts))
-    overrides = [
-        *(f"backbone.{key}={value}" for key, value in SHAPE.items()),
-        f"backbone.init={inputs / 'backbone'}",
-        "engine.steps=2",
-        "engine.warmup=1",
-        "engine.workers=0",
+    overrides = on_backbone(
+        inputs / "backbone",
         "tasks.vlm.batch=3",
         f"tasks.vlm.options.tokenizer={write_tokenizer(tmp_path)}",
         f"tasks.vlm.sources=[{{name: rooms, format: mds, path: {tmp_path / 'train'}}}]",
         f"tasks.vlm.held_out=[{{name: rooms, format: mds, path: {tmp_path / 'held_out'}}}]",
-    ]
-    found = one_rank.run(cases.stage, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
-    parts = {key.split(".")[2] for key in found["changed"]}
+    )
+    found = one_rank.run(cases.trained, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
+    parts = {key.split(".")[0] for key in found["changed"]}
     assert parts == ({"llm"} if name.endswith("blind") else {"llm", "projector", "newline"})
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert {row["measure"] for row in rows} == {f"accuracy_{kind.replace(' ', '_')}" for kind in kinds}
@@ -159,7 +149,8 @@ def test_ranks_that_see_unlike_numbers_of_frames_agree_under_zero_3(
     one_rank: Ranks, two_ranks: Ranks, inputs: Path, tmp_path: Path
 ) -> None:
     overrides = tiny(inputs, "vlm_stage3", "start_from=null")
-    alone = one_rank.run(cases.stage, name="vlm_stage3", run=str(tmp_path / "one"), overrides=overrides)[0]
+    alone = one_rank.run(cases.trained, name="vlm_stage3", run=str(tmp_path / "one"), overrides=overrides)[0]
     three = [*overrides, "engine.zero.stage=3"]
-    found = two_ranks.run(cases.stage, name="vlm_stage3", run=str(tmp_path / "two"), overrides=three)[0]
-    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    found = two_ranks.run(cases.trained, name="vlm_stage3", run=str(tmp_path / "two"), overrides=three)[0]
+    for ours, theirs in zip(found["losses"], alone["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)

@@ -1,0 +1,154 @@
+"""A language model that sees through a frozen backbone: what tasks ``vlm`` and ``vla`` have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone
+from interlace.backbone.frozen import REFERENCE, load_reference
+from interlace.data_recipes import Sample
+from interlace.data_recipes.schema import ExistingFolder, ExistingPath
+
+from ..captioning.decoder import projector
+from ..captioning.options import DecoderShape
+from ..collectives import sum_over_ranks
+from ..interface import Task, TaskContext, TaskOptions
+from .chat import read_chat
+from .llm import build_llm
+
+logger = logging.getLogger(__name__)
+
+
+def _kind_of_llm(value: Any) -> str:
+    return "folder" if isinstance(value, str) else "shape"
+
+
+class LanguageOptions(TaskOptions):
+    """What a recipe says of any such model."""
+
+    #: folder of a ``transformers`` causal language model, or the shape of a new small one
+    llm: Annotated[
+        Annotated[ExistingFolder, Tag("folder")] | Annotated[DecoderShape, Tag("shape")], Discriminator(_kind_of_llm)
+    ]
+    #: folder of a ``transformers`` tokenizer with a chat template, or a SentencePiece ``.model``; None: the llm's
+    tokenizer: ExistingPath | None = None
+    size: int = Field(ge=1)  # pixels a side of what the backbone sees at once
+    pool: int = Field(ge=1)  # patches a side that are averaged into one token
+    blind: bool = False  # the same without any image: what words alone give away
+
+    @model_validator(mode="after")
+    def _tokenizer_known(self) -> LanguageOptions:
+        if self.tokenizer is None and isinstance(self.llm, DecoderShape):
+            raise ValueError("tokenizer: needed, because the llm is a shape and not a folder that holds one")
+        return self
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer lies."""
+        return self.tokenizer if self.tokenizer is not None else str(self.llm)
+
+
+class LanguageTask(Task):
+    """A chat, a causal language model, a projector from patches to its embeddings, and a newline token."""
+
+    options: LanguageOptions
+
+    def __init__(self, options: LanguageOptions, context: TaskContext) -> None:
+        super().__init__(options, context)
+        self.options = options
+        self.chat = read_chat(options.tokenizer_path)
+        self.llm: Any = build_llm(options.llm, self.chat.tokenizer)
+        width = self.llm.get_input_embeddings().weight.shape[1]
+        self.projector: nn.Module = projector(context.backbone.hidden_size, width)
+        self.newline = nn.Parameter(torch.randn(width) / width**0.5)
+        self.left_out = 0  # samples of this run that taught nothing, over all ranks
+
+    @classmethod
+    def check(cls, options: LanguageOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
+        """A size that patches or pooling do not divide; a language model or a tokenizer that is not there."""
+        wrong = []
+        if options.size % (backbone.patch_size * options.pool):
+            allowed = f"allowed is a multiple of backbone.patch_size x pool = {backbone.patch_size * options.pool}"
+            wrong.append(("size", allowed))
+        if isinstance(options.llm, str) and not (Path(options.llm) / "config.json").is_file():
+            wrong.append(("llm", "allowed is the folder of a transformers causal language model, with a config.json"))
+        path = Path(options.tokenizer_path)
+        if not (path.is_dir() or (path.suffix == ".model" and path.is_file())):
+            named = "tokenizer" if options.tokenizer is not None else "llm"
+            wrong.append((named, "allowed is a transformers tokenizer's folder or a SentencePiece .model file"))
+        return wrong
+
+    def demand_frozen(self, backbone: Backbone) -> None:
+        """ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``."""
+        if not isinstance(backbone, FrozenBackbone):
+            raise ValueError(f"{self.name}: its backbone must be frozen: set backbone.frozen: true, and backbone.init")
+
+    def count_left_out(self, samples: Sequence[str]) -> None:
+        """Name this rank's samples that teach nothing, and count those of all ranks. Collective."""
+        for line in samples:
+            logger.warning("%s: left out %s", self.name, line)
+        self.left_out += int(sum_over_ranks(torch.tensor(float(len(samples)), device=self.newline.device)))
+
+    def signals(self) -> dict[str, Tensor]:
+        """``left_out``: samples that taught nothing since the run, or its resumption, began."""
+        return {"left_out": torch.tensor(float(self.left_out))}
+
+    def to_tokens(self, patches: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Patches [n, h, w, D] to tokens [n, h, w, E] each, and a zero that depends on every parameter on the way.
+
+        Ranks see different numbers of things; the projector runs once on all of them, and where there are none.
+        """
+        flat = [each.flatten(0, 2) for each in patches]
+        nothing = torch.zeros(1, self.context.backbone.hidden_size, device=self.newline.device)
+        counts = [*(len(each) for each in flat), 1]
+        *found, last = self.projector(torch.cat([*flat, nothing])).split(counts)
+        grids = [tokens.unflatten(0, each.shape[:3]) for tokens, each in zip(found, patches, strict=True)]
+        return grids, 0.0 * (last.float().sum() + self.newline.sum())
+
+    def pooled(self, grid: Tensor) -> Tensor:
+        """[n, h, w, E] -> [n, h / pool, w / pool, E], averaged."""
+        return avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
+
+    def swapped(self, samples: Sequence[Sample]) -> list[Sample]:
+        """For each held-out sample the one half the list away. ValueError for fewer than two."""
+        if len(samples) < 2:
+            raise ValueError(f"{self.name}: measuring needs at least two held-out samples, to swap their frames")
+        return [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
+
+
+Trained = TypeVar("Trained", bound=LanguageTask)
+
+
+def load_trained(kind: type[Trained], run: str | Path, backbone: str | None) -> tuple[Trained, FrozenBackbone]:
+    """The model of a run that has ended, in evaluation mode on the CPU, and the very backbone that it was trained on.
+
+    The language model's and the tokenizer's folders must still be where they were; ``backbone``: where the backbone
+    lies now, if it was moved. Raises ValueError for a run without such a task, for files that are missing and for a
+    backbone that is another one.
+    """
+    folder = Path(run)
+    said, weights = folder / "heads" / f"{kind.name}.json", folder / "heads" / f"{kind.name}.safetensors"
+    for file in (said, weights):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; name the folder of a run of task {kind.name} that has ended")
+    try:
+        options: Any = kind.Options.model_validate_json(said.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{said}: not the options of a {kind.name} ({error.error_count()} wrong)") from None
+    frozen = load_reference(folder / REFERENCE, backbone)
+    with torch.random.fork_rng():
+        task = kind(options, TaskContext(frozen.config, seed=0))
+    try:
+        task.load_state_dict(load_file(weights), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: not the weights of this model: {str(error).splitlines()[-1].strip()}") from None
+    return task.eval().requires_grad_(False), frozen
