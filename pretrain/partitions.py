@@ -82,17 +82,19 @@ class Replicated:
 
 
 class PartitionedOptimizer:
-    """Stages 1 and 2: every rank holds all weights, and masters, moments and gradients of one stretch of them."""
+    """Stages 1 and 2: every rank holds all weights, and masters, moments and gradients of one stretch of each group."""
 
     def __init__(self, engine: Any, parameters: Mapping[str, Any], optimizer: Optimizer) -> None:
         self._engine, self._zero = engine, engine.optimizer
-        (self._flat,) = self._zero.single_partition_of_fp32_groups
-        flat = {WEIGHT: self._flat.data, **start_adam(optimizer, self._flat)}
-        self.counters = [optimizer.state[self._flat]["step"]]
+        self._flats = self._zero.single_partition_of_fp32_groups
+        groups = [{WEIGHT: flat.data, **start_adam(optimizer, flat)} for flat in self._flats]
+        group_of = {id(p): index for index, group in enumerate(self._zero.bit16_groups) for p in group}
+        self.counters = [optimizer.state[flat]["step"] for flat in self._flats]
         self.fragments: dict[str, Fragment] = {}
         for name, p in parameters.items():
             if p.requires_grad and p._hp_mapping is not None:
                 part, place = p._hp_mapping.lp_fragment_address, p._hp_mapping.hp_fragment_address
+                flat = groups[group_of[id(p)]]
                 views = {key: whole.narrow(0, place.start, place.numel) for key, whole in flat.items()}
                 self.fragments[name] = Fragment(part.start, views)
 
@@ -104,19 +106,21 @@ class PartitionedOptimizer:
 
     def gradients(self) -> list[Tensor]:
         if not self._zero.cpu_offload:
-            return list(self._zero.averaged_gradients[0])
+            return [part for group in range(len(self._flats)) for part in self._zero.averaged_gradients[group]]
         self._zero._wait_for_offload_copies()
-        return [self._flat.grad]
+        return [flat.grad for flat in self._flats]
 
     def clear(self) -> None:
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         zero.micro_step_id = -1
-        zero.averaged_gradients[0] = zero.all_grad_tensors[0] = None
+        for group in range(len(self._flats)):
+            zero.averaged_gradients[group] = zero.all_grad_tensors[group] = None
         if zero.cpu_offload:
             # DeepSpeed overwrites last step's gradient only where a parameter's first gradient comes in the first
             # micro-batch, adds to it elsewhere, and keeps it for parameters that the step does not use.
-            self._flat.grad.zero_()
+            for partition in self._flats:
+                partition.grad.zero_()
             for held in zero.accumulated_grads_in_cpu.values():
                 held.zero_()
             zero._offload_accumulated_param_ids = set()

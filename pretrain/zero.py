@@ -18,9 +18,9 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from interlace.tasks.interface import Batch, Progress, Term
 
+from .groups import parameter_groups
 from .partitions import (
     MOMENTS,
     WEIGHT,
@@ -52,7 +53,10 @@ BUCKET_ELEMENTS = 50_000_000
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """How the student is partitioned and stepped. ``offload``: where masters, moments and Adam live."""
+    """How the student is partitioned and stepped. ``offload``: where masters, moments and Adam live.
+
+    ``rates``: of parts of the student, as multiples of the rate that a step is taken at (:mod:`.groups`).
+    """
 
     stage: int = 0
     offload: Literal["none", "cpu"] = "none"
@@ -62,6 +66,7 @@ class ZeroConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.stage not in (0, 1, 2, 3):
@@ -127,15 +132,20 @@ class ZeroEngine:
                 raise ValueError(
                     f"parameter {name} is a scalar, which DeepSpeed cannot broadcast: give it the shape [1]"
                 )
-        trained = [p for p in self._parameters.values() if p.requires_grad]
+        groups = parameter_groups(self._parameters, config.rates)
+        self._rates = [rate for rate, _ in groups]
         self._adam = OPTIMIZERS[config.optimizer](
-            trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+            [{"params": parameters, "lr": config.lr * rate} for rate, parameters in groups],
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self._deepspeed = _import_deepspeed(device)
         self._engine, *_ = self._deepspeed.initialize(
             model=_MicroBatch(student, device, config),
             optimizer=self._adam,
-            config=_deepspeed_config(config, device, elements=sum(p.numel() for p in trained)),
+            config=_deepspeed_config(config, device, elements=sum(p.numel() for _, group in groups for p in group)),
         )
         self._complete = False
         kinds: tuple[Any, ...] = (Replicated, PartitionedOptimizer, PartitionedOptimizer, PartitionedParameters)
@@ -175,12 +185,15 @@ class ZeroEngine:
         return square.sqrt().float()
 
     def step(self, lr: float, scale: float) -> None:
-        """One Adam step at ``lr`` on the step's gradient times ``scale``, which must be finite."""
+        """One Adam step at ``lr`` on the step's gradient times ``scale``, which must be finite.
+
+        Parts with a rate of their own are stepped at that multiple of ``lr``.
+        """
         parts = self._complete_gradients()
         if scale != 1.0:
             torch._foreach_mul_(parts, scale)
-        for group in self._adam.param_groups:
-            group["lr"] = lr
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = lr * rate
         self._engine.step()
         if not self._engine.was_step_applied():
             raise FloatingPointError("the gradient is not finite and no step was taken: discard() such a step")
@@ -284,12 +297,13 @@ class ZeroEngine:
         """How many optimizer steps were taken."""
         return int(self._partition.counters[0].item())
 
-    def load_state(self, state: Iterable[tuple[str, Tensor]], adam_steps: int) -> None:
+    def load_state(self, state: Iterable[tuple[str, Tensor]], adam_steps: int, *, begun: Collection[str] = ()) -> None:
         """Continue from a :meth:`state`, in any order, given whole on every rank.
 
-        Raises ValueError for tensors that are missing, of another shape, or of no parameter of this student.
+        ``begun``: parameters that the state says nothing of, which stay as they are. Raises ValueError for tensors that
+        are missing, of another shape, or of no parameter of this student.
         """
-        expected = {f"{key}/{name}": (name, key) for name, key in self._entries()}
+        expected = {f"{key}/{name}": (name, key) for name, key in self._entries() if name not in begun}
         for label, value in state:
             if label not in expected:
                 raise ValueError(f"the checkpoint holds {label}, which this student has not (or twice)")

@@ -64,6 +64,21 @@ def test_clip_counts_the_sharded_centres(two_ranks: Ranks, options: dict[str, An
 
 
 @pytest.mark.parametrize("options", [*STAGES, *OFFLOADED], ids=label)
+def test_parts_learn_at_rates_of_their_own(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    """One of a module, one of a parameter; nothing else changes, and what is resumed goes on at the same rates."""
+    rates = {"tasks.b": 5.0, "backbone.cls_token": 0.1}
+    for found in two_ranks.run(cases.interlaced, rates=rates, **options):
+        assert found["parameters"] < 1e-5
+        assert found["norms"] < 1e-5
+    assert two_ranks.run(cases.resumed, rates=rates, **options) == [[], []]
+
+
+@pytest.mark.parametrize("options", [*STAGES, OFFLOADED[1]], ids=label)
+def test_a_state_may_leave_a_part_as_it_begins(two_ranks: Ranks, options: dict[str, Any]) -> None:
+    assert two_ranks.run(cases.begun, **options) == [[], []]
+
+
+@pytest.mark.parametrize("options", [*STAGES, *OFFLOADED], ids=label)
 def test_discarded_step_leaves_no_trace(two_ranks: Ranks, options: dict[str, Any]) -> None:
     assert two_ranks.run(cases.discarded, **options) == [[], []]
 
@@ -153,6 +168,16 @@ def test_offload_without_partition_is_refused() -> None:
         ZeroConfig(stage=0, offload="cpu")
     with pytest.raises(ValueError, match=r"zero.stage is 4: choose 0, 1, 2 or 3"):
         ZeroConfig(stage=4)
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    student: Student = build()
+    student.tasks["b"].requires_grad_(False)
+    for part in ("tasks.b", "tasks.d", "backbone.cls"):
+        with pytest.raises(
+            ValueError, match=f"{part} cannot have a learning rate of its own: nothing in it is trained"
+        ):
+            ZeroEngine(student, ZeroConfig(rates={part: 2.0}), torch.device("cpu"))
 
 
 def test_scalar_parameter_is_refused() -> None:

@@ -207,16 +207,26 @@ def run_step(
     return norm
 
 
+def rate_of(name: str, rates: Mapping[str, float]) -> float:
+    return next((rate for part, rate in rates.items() if name == part or name.startswith(part + ".")), 1.0)
+
+
 class Plain:
     """The same training in plain PyTorch: one process, whole batches, missing gradients filled with zeros."""
 
-    def __init__(self, student: Student, *, decay: float = 0.0, bf16: bool = False) -> None:
+    def __init__(
+        self, student: Student, *, decay: float = 0.0, bf16: bool = False, rates: Mapping[str, float] | None = None
+    ) -> None:
         self.student, self.bf16 = student, bf16
         self.named = {name: p for name, p in student.named_parameters() if p.requires_grad}
         for name, task in student.tasks.items():
             self.named |= {f"{name}.{m.name}": m.local for m in task.sharded()}  # type: ignore[operator,union-attr]
         kind = torch.optim.AdamW if decay else torch.optim.Adam
-        self.optimizer = kind(self.named.values(), lr=LR, eps=EPS, weight_decay=decay)
+        self.optimizer = kind(
+            [{"params": [p], "lr": LR * rate_of(name, rates or {})} for name, p in self.named.items()],
+            eps=EPS,
+            weight_decay=decay,
+        )
 
     def run_step(self, step: int, tasks: Sequence[str], clip: float = math.inf, teachers: Any = None) -> float:
         for p in self.named.values():

@@ -66,7 +66,7 @@ def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str
 
 def interlaced(rank: int, world: int, *, precision: str = "fp32", decay: float = 0.0, **options: Any) -> dict[str, Any]:
     """Five interlaced steps beside plain PyTorch on the whole batches."""
-    plain = Plain(build(), decay=decay, bf16=precision == "bf16")
+    plain = Plain(build(), decay=decay, bf16=precision == "bf16", rates=options.get("rates"))
     start = {name: p.detach().clone() for name, p in plain.named.items()}
     if decay:
         options |= {"optimizer": "adamw", "weight_decay": decay}
@@ -140,6 +140,22 @@ def resumed(rank: int, world: int, **options: Any) -> list[str]:
         for step in (3, 4):
             run_step(engine, step, PLAN[step])
         return wrong + different(everything(engine), undisturbed)
+
+
+def begun(rank: int, world: int, **options: Any) -> list[str]:
+    """A state that says nothing of task b, read into a student that took no step: what is not as it should be."""
+    with engine_of(build(), **options) as engine:
+        run_step(engine, 0, PLAN[0])
+        saved = {name: value for name, value in everything(engine).items() if "/tasks.b." not in name}
+    del saved["steps"]
+    student = build(seed=99)
+    own = [name for name, _ in student.named_parameters() if name.startswith("tasks.b.")]
+    with engine_of(student, **options) as engine:
+        expected = {name: value for name, value in everything(engine).items() if "/tasks.b." in name} | saved
+        engine.load_state(saved.items(), 0, begun=own)
+        found = everything(engine)
+        del found["steps"]
+        return different(found, expected)
 
 
 def gathered_ahead(rank: int, world: int) -> dict[str, Any]:
