@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .losses import full_precision
+from .scores import Scores
 
 
 class DinoHead(nn.Module):
-    """Features [..., width] -> prototype scores [..., prototypes] in fp32.
+    """Features [views, n, width] -> prototype scores [views, n, prototypes] in fp32, as their two factors.
 
     A 3-layer MLP to a bottleneck, L2 norm, and weight-normed prototypes.
     The scores are cosines, in [-1, 1]: prototypes are rows of length 1 (DINO's weight norm with the length kept fixed).
@@ -28,19 +29,20 @@ class DinoHead(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.prototypes(self.mlp(x))
+    def forward(self, x: Tensor) -> Scores:
+        scores: Scores = self.prototypes(self.mlp(x))
+        return scores
 
 
 class Prototypes(nn.Module):
-    """Cosines between [..., width] vectors and ``prototypes`` learned directions."""
+    """Cosines between [views, n, width] vectors and ``prototypes`` learned directions."""
 
     def __init__(self, width: int, prototypes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(prototypes, width))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Scores:
         # bf16 cosines are off by 2^-9, which a temperature of .04 would turn into 5% of a target
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(full_precision(x), dim=-1), F.normalize(self.weight, dim=-1))
+            return Scores(F.normalize(full_precision(x), dim=-1), F.normalize(self.weight, dim=-1))

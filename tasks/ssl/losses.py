@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..collectives import sum_over_ranks
 from ..interface import Term
+from .scores import Scores, Targets, cross_entropy
 
 #: KoLeo distances of unit vectors are taken as at least this, ten times fp32's rounding of them. A neighbour below it
 #: is a duplicate: the direction to it is noise, and 1 / distance would swamp every other gradient, so such a pair gives
@@ -24,54 +24,28 @@ def full_precision(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Teacher targets: logits [n, K] -> [n, K], rows that sum to 1, prototypes used evenly over the global batch.
-
-    DINOv3's centring: ``exp(logits / temperature)``, then ``iterations`` times: every prototype's column is divided by
-    its sum over all ranks' rows, every row by its own sum. (Its further divisions by constants cancel.) No gradient.
-    Rows may be absent here or everywhere. ``logits / temperature`` must stay within the exponent range of fp32 (about
-    87): the heads' logits are cosines, far inside it.
-    """
-    with torch.no_grad():
-        q = torch.exp(full_precision(logits) / temperature)
-        for _ in range(iterations):
-            q /= sum_over_ranks(q.sum(dim=0))
-            q /= q.sum(dim=1, keepdim=True)
-        return q
-
-
-def dino(student_global: Tensor, student_local: Tensor, targets: Tensor, temperature: float) -> Term:
+def dino(student: Scores, targets: Targets, temperature: float) -> Term:
     """Cross-entropy of crops' prototype scores against the other crops' targets (equation 11).
 
-    ``student_global`` logits [G, n, K], ``student_local`` logits [L, n, K], ``targets`` probabilities [G, n, K], with
-    the crop first. A global crop is compared with the *other* global crops, a local crop with all of them. The sum is
-    over pairs and samples, the count n * (G * (G - 1) + L * G).
+    ``student`` [G + L, n, K] of the global and then the local crops of n samples, ``targets`` [G, n, K] of the global
+    ones. A global crop is compared with the *other* global crops, a local crop with all of them. The sum is over pairs
+    and samples, the count n * (G * (G - 1) + L * G).
     """
-    with torch.autocast(student_global.device.type, enabled=False):
-        targets = full_precision(targets)
-        crops, samples = targets.shape[:2]
-        pairs = _cross_entropy(student_global, targets, temperature)
-        total = pairs.sum() - pairs.diagonal().sum() + _cross_entropy(student_local, targets, temperature).sum()
-    count = samples * (crops * (crops - 1) + len(student_local) * crops)
-    return Term(total, total.new_tensor(float(count)))
+    (crops, samples), everyone = targets.scores.rows.shape[:2], len(student.rows)
+    pairs = 1 - torch.eye(everyone, crops, dtype=student.rows.dtype, device=student.rows.device)
+    total = cross_entropy(student, targets, pairs, student.rows.new_ones(samples), temperature)
+    return Term(total, total.new_tensor(float(samples * crops * (everyone - 1))))
 
 
-def _cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Student logits [s, n, K], targets [t, n, K] -> [s, t], each pair of crops summed over samples."""
-    scores = F.log_softmax(full_precision(student) / temperature, dim=-1)
-    return -torch.einsum("snk,tnk->st", scores, targets)
-
-
-def ibot(student: Tensor, targets: Tensor, weights: Tensor, crops: int, temperature: float) -> Term:
+def ibot(student: Scores, targets: Targets, weights: Tensor, crops: int, temperature: float) -> Term:
     """Cross-entropy on masked patches (equation 12), averaged within a crop, then over crops.
 
-    ``student`` logits and ``targets`` probabilities [m, K] of the masked patches of all crops, ``weights`` [m] = 1 /
-    (masked patches of the patch's crop, over all its frames). The count is ``crops``, crops without a mask included
-    (as DINOv3 counts); without any masked patch the sum is 0.
+    ``student`` and ``targets`` [1, m, K] of the masked patches of all crops, ``weights`` [m] = 1 / (masked patches of
+    the patch's crop, over all its frames). The count is ``crops``, crops without a mask included (as DINOv3 counts);
+    without any masked patch the sum is 0.
     """
-    with torch.autocast(student.device.type, enabled=False):
-        scores = F.log_softmax(full_precision(student) / temperature, dim=-1)
-        total = -((full_precision(targets) * scores).sum(dim=-1) * weights).sum()
+    itself, rows = student.rows.new_ones(1, 1), student.rows
+    total = cross_entropy(student, targets, itself, weights.to(rows.dtype), temperature)
     return Term(total, total.new_tensor(float(crops)))
 
 

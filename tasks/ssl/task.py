@@ -23,6 +23,7 @@ from . import losses, measures, options, pictures
 from .batch import GROUPS, Item, collate, make_item
 from .heads import DinoHead
 from .options import GLOBAL_CROPS, SslOptions
+from .scores import sinkhorn
 
 #: The groups of a batch that go through the backbone, by name: see :func:`.batch.stack`.
 Groups = dict[str, dict[str, Any]]
@@ -153,24 +154,18 @@ class Ssl(Task):
         return {name: batch[name] for name, count in zip(GROUPS, counts.tolist(), strict=True) if count}
 
     def _dino(self, seen: Tokens, local: Tokens, whole: Tokens, teacher: Teacher, temperature: float) -> Term:
-        rows = [seen.cls.flatten(0, 1), local.cls.flatten(0, 1)]
-        scores = self.dino_head(torch.cat(rows)).split([len(part) for part in rows])
+        scores = self.dino_head(torch.cat([seen.cls, local.cls], dim=1).transpose(0, 1))  # crop first
         with torch.no_grad():
-            logits = teacher.heads["dino_head"](whole.cls.flatten(0, 1))
-        targets = losses.sinkhorn(logits, temperature, self.options.sinkhorn_iterations)
-        entropy = torch.stack([torch.special.entr(targets).sum(), targets.new_tensor(float(len(targets)))])
-        self._watched["entropy"] = sum_over_ranks(entropy)
-        student_global, student_local, taught = (
-            part.unflatten(0, cls.shape[:2]).transpose(0, 1)  # crop first
-            for part, cls in ((scores[0], seen.cls), (scores[1], local.cls), (targets, whole.cls))
-        )
-        return losses.dino(student_global, student_local, taught, self.options.student_temperature)
+            taught = teacher.heads["dino_head"](whole.cls.transpose(0, 1))
+        targets = sinkhorn(taught, temperature, self.options.sinkhorn_iterations)
+        self._watched["entropy"] = sum_over_ranks(targets.entropy())
+        return losses.dino(scores, targets, self.options.student_temperature)
 
     def _ibot(self, seen: Tokens, whole: Tokens, groups: Groups, teacher: Teacher, temperature: float) -> Term:
-        scores = self.ibot_head(seen.masked(groups))
+        scores = self.ibot_head(seen.masked(groups)[None])
         with torch.no_grad():
-            logits = teacher.heads["ibot_head"](whole.masked(groups))
-        targets = losses.sinkhorn(logits, temperature, self.options.sinkhorn_iterations)
+            taught = teacher.heads["ibot_head"](whole.masked(groups)[None])
+        targets = sinkhorn(taught, temperature, self.options.sinkhorn_iterations)
         weights = torch.cat([group["weight"] for group in groups.values()])
         return losses.ibot(scores, targets, weights, len(seen.cls) * GLOBAL_CROPS, self.options.student_temperature)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 # Spawned ranks import cases by name, as the tests of the engine do.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "distributed")]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / room) for room in ("runs", "distributed", "tasks")]
 
 from harness import Ranks  # noqa: E402
 from tiny_run import write_data  # noqa: E402

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interlace.tasks.interface import Term
 from interlace.tasks.ssl import losses
+from interlace.tasks.ssl.scores import Scores, Targets, sinkhorn
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dinov3_losses.npz"
 
@@ -25,6 +26,21 @@ def golden() -> dict[str, Tensor]:
 def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).requires_grad_()
+
+
+def scores(logits: Tensor) -> Scores:
+    """These very logits [V, n, K], each prototype an axis of its own."""
+    return Scores(logits, torch.eye(logits.shape[-1], dtype=logits.dtype))
+
+
+def whole(targets: Targets) -> Tensor:
+    """The distributions of all samples, [V, n, K]."""
+    return targets.block(slice(None))
+
+
+def fixed(distributions: Tensor) -> Targets:
+    """Targets [V, n, K] given as they are: at temperature 1, the exponential of their logarithm."""
+    return Targets(scores(distributions.log()), 1.0, distributions.new_ones(distributions.shape[-1]))
 
 
 def mean(term: Term) -> Tensor:
@@ -60,38 +76,39 @@ def naive_sinkhorn(logits: Tensor, temperature: float, iterations: int) -> Tenso
 @pytest.mark.parametrize(("rows", "prototypes", "iterations"), [(7, 5, 3), (1, 4, 3), (12, 3, 1), (2, 40, 5)])
 def test_sinkhorn_equals_naive(rows: int, prototypes: int, iterations: int) -> None:
     logits = draw(rows, prototypes)
-    found = losses.sinkhorn(logits, 0.07, iterations)
+    found = whole(sinkhorn(scores(logits[None]), 0.07, iterations))[0]
     torch.testing.assert_close(found, naive_sinkhorn(logits, 0.07, iterations), rtol=1e-10, atol=1e-14)
-    assert not found.requires_grad
 
 
 def test_sinkhorn_golden(golden: dict[str, Tensor]) -> None:
     logits, temperature = golden["teacher_logits"], golden["teacher_temp"].item()
-    found = losses.sinkhorn(logits.flatten(0, 1), temperature).view_as(logits)
+    found = whole(sinkhorn(scores(logits), temperature))
     torch.testing.assert_close(found, golden["sinkhorn"], rtol=1e-5, atol=1e-7)
-    found = losses.sinkhorn(golden["ibot_teacher_logits"], temperature)
+    found = whole(sinkhorn(scores(golden["ibot_teacher_logits"][None]), temperature))[0]
     torch.testing.assert_close(found, golden["ibot_sinkhorn"], rtol=1e-5, atol=1e-7)
 
 
 def test_sinkhorn_uses_prototypes_evenly_and_gives_distributions() -> None:
     # every row prefers prototype 0; centring must not let it win everywhere
-    logits = torch.rand(64, 8) * 0.2
-    logits[:, 0] += 0.8
-    targets = losses.sinkhorn(logits, 0.05, iterations=20)
+    logits = torch.rand(1, 64, 8) * 0.2
+    logits[..., 0] += 0.8
+    targets = whole(sinkhorn(scores(logits), 0.05, iterations=20))[0]
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(64))
     torch.testing.assert_close(targets.mean(dim=0), torch.full((8,), 1 / 8), rtol=0.02, atol=0)
 
 
 def test_sinkhorn_of_cosines_at_the_lowest_temperature_is_finite_in_single_precision() -> None:
-    logits = torch.tensor([[1.0, -1.0, -1.0]]).repeat(1000, 1)
-    logits[0] = torch.tensor([-1.0, 1.0, -1.0])
-    targets = losses.sinkhorn(logits, 0.04)
+    logits = torch.tensor([1.0, -1.0, -1.0]).repeat(1, 1000, 1)
+    logits[0, 0] = torch.tensor([-1.0, 1.0, -1.0])
+    targets = whole(sinkhorn(scores(logits), 0.04))
     assert torch.isfinite(targets).all()
-    torch.testing.assert_close(targets.sum(dim=1), torch.ones(1000))
+    torch.testing.assert_close(targets.sum(dim=-1), torch.ones(1, 1000))
 
 
 def test_sinkhorn_of_no_rows() -> None:
-    assert losses.sinkhorn(torch.zeros(0, 5), 0.07).shape == (0, 5)
+    targets = sinkhorn(scores(torch.zeros(1, 0, 5)), 0.07)
+    assert whole(targets).shape == (1, 0, 5)
+    assert targets.entropy().tolist() == [0, 0]
 
 
 # DINO
@@ -120,19 +137,20 @@ def test_dino_equals_naive(samples: int, local: int) -> None:
     targets = torch.softmax(draw(2, samples, 6, seed=2).detach(), -1)
     total, count = naive_dino(student_global, student_local, targets, 0.1)
     inputs = (student_global, student_local) if local else (student_global,)
-    assert_same(losses.dino(student_global, student_local, targets, 0.1), total, count, *inputs)
+    student = scores(torch.cat([student_global, student_local]))
+    assert_same(losses.dino(student, fixed(targets), 0.1), total, count, *inputs)
 
 
 def test_dino_golden(golden: dict[str, Tensor]) -> None:
-    targets, temperature = golden["sinkhorn"], golden["student_temp"].item()
+    targets, temperature = fixed(golden["sinkhorn"]), golden["student_temp"].item()
     student_global = golden["student_global"].clone().requires_grad_()
     student_local = golden["student_local"].clone().requires_grad_()
-    term = losses.dino(student_global, student_local[:0], targets, temperature)
+    term = losses.dino(scores(student_global), targets, temperature)
     torch.testing.assert_close(mean(term), golden["dino_global_ignore_diagonal"])
     (gradient,) = torch.autograd.grad(mean(term), student_global)
     torch.testing.assert_close(gradient, golden["dino_global_grad"], rtol=1e-4, atol=1e-7)
 
-    both = losses.dino(student_global, student_local, targets, temperature)
+    both = losses.dino(scores(torch.cat([student_global, student_local])), targets, temperature)
     local_count = both.count - term.count
     torch.testing.assert_close((both.sum - term.sum) / local_count, golden["dino_local"])
     (gradient,) = torch.autograd.grad(both.sum / local_count, student_local)
@@ -141,7 +159,7 @@ def test_dino_golden(golden: dict[str, Tensor]) -> None:
 
 def test_dino_of_no_samples_is_zero_with_a_gradient() -> None:
     student = draw(2, 0, 6)
-    term = losses.dino(student, student, student.detach(), 0.1)
+    term = losses.dino(scores(torch.cat([student, student])), fixed(student.detach()), 0.1)
     assert (term.sum.item(), term.count.item(), term.sum.requires_grad) == (0, 0, True)
 
 
@@ -164,7 +182,7 @@ def test_ibot_equals_naive() -> None:
     student, targets = draw(6, 4), torch.softmax(draw(6, 4, seed=1).detach(), -1)
     weights = torch.tensor([1 / crop_of.count(crop) for crop in crop_of], dtype=torch.float64)
     naive = naive_ibot(student, targets, crop_of, crops, 0.1)
-    assert_same(losses.ibot(student, targets, weights, crops, 0.1), naive, crops, student)
+    assert_same(losses.ibot(scores(student[None]), fixed(targets[None]), weights, crops, 0.1), naive, crops, student)
 
 
 def test_ibot_golden(golden: dict[str, Tensor]) -> None:
@@ -173,7 +191,8 @@ def test_ibot_golden(golden: dict[str, Tensor]) -> None:
     assert 0 in per_crop  # an image without a mask counts
     student = golden["ibot_student_logits"].clone().requires_grad_()
     weights = (1 / per_crop.float()).repeat_interleave(per_crop)
-    term = losses.ibot(student, golden["ibot_sinkhorn"], weights, len(mask), golden["student_temp"].item())
+    targets = fixed(golden["ibot_sinkhorn"][None])
+    term = losses.ibot(scores(student[None]), targets, weights, len(mask), golden["student_temp"].item())
     torch.testing.assert_close(mean(term), golden["ibot"])
     (gradient,) = torch.autograd.grad(mean(term), student)
     torch.testing.assert_close(gradient, golden["ibot_grad"], rtol=1e-4, atol=1e-7)
@@ -181,7 +200,7 @@ def test_ibot_golden(golden: dict[str, Tensor]) -> None:
 
 def test_ibot_without_a_masked_patch_is_zero_and_counts_its_crops() -> None:
     student = draw(0, 4)
-    term = losses.ibot(student, student.detach(), torch.zeros(0), 6, 0.1)
+    term = losses.ibot(scores(student[None]), fixed(student.detach()[None]), torch.zeros(0), 6, 0.1)
     assert (term.sum.item(), term.count.item(), term.sum.requires_grad) == (0, 6, True)
 
 
@@ -284,9 +303,9 @@ def test_under_autocast_losses_are_those_of_single_precision() -> None:
 
     def everything() -> list[Tensor]:
         return [
-            losses.sinkhorn(student.flatten(0, 1), 0.05),
-            losses.dino(student, student, targets, 0.1).sum,
-            losses.ibot(student[0], targets[0], torch.ones(3), 2, 0.1).sum,
+            whole(sinkhorn(scores(student), 0.05)),
+            losses.dino(scores(torch.cat([student, student])), fixed(targets), 0.1).sum,
+            losses.ibot(scores(student[:1]), fixed(targets[:1]), torch.ones(3), 2, 0.1).sum,
             losses.koleo(student.transpose(0, 1), 0, 3).sum,
             losses.gram(patches, anchors).sum,
         ]

@@ -18,12 +18,19 @@ from interlace.backbone import BackboneConfig, BackboneNoise, normalise
 from interlace.data_recipes import generator
 from interlace.tasks.interface import Progress, Term
 from interlace.tasks.ssl import Ssl, SslOptions
+from interlace.tasks.ssl.heads import DinoHead
 
 LENGTHS = [1, 5, 1, 3]
 
 
 def noise_row(noise: BackboneNoise, row: int) -> BackboneNoise:
     return BackboneNoise(noise.rope_scale[row : row + 1], noise.keep[row : row + 1])
+
+
+def dense(head: DinoHead, features: Tensor) -> Tensor:
+    """The whole scores of a head."""
+    scores = head(features)
+    return scores.rows @ scores.prototypes.T
 
 
 def naive_losses(task: Ssl, backbone: Any, teacher: Any, items: list, progress: Progress) -> dict[str, Tensor]:
@@ -54,13 +61,15 @@ def naive_losses(task: Ssl, backbone: Any, teacher: Any, items: list, progress: 
 
     temperature = task.teacher_temperature(progress)
     with torch.no_grad():
-        logits = teacher.heads["dino_head"](torch.stack([torch.stack(crop) for crop in whole]))
+        logits = dense(teacher.heads["dino_head"], torch.stack([torch.stack(crop) for crop in whole]))
         targets = naive_sinkhorn(logits.flatten(0, 1), temperature, 3).view_as(logits)
-        patch_targets = naive_sinkhorn(teacher.heads["ibot_head"](torch.cat(taught)), temperature, 3)
-    scores = [torch.stack([task.dino_head(torch.stack(crop)) for crop in crops]) for crops in (seen, local)]
+        patch_targets = naive_sinkhorn(dense(teacher.heads["ibot_head"], torch.cat(taught)[None])[0], temperature, 3)
+    scores = [dense(task.dino_head, torch.stack([torch.stack(crop) for crop in crops])) for crops in (seen, local)]
     dino, pairs = naive_dino(*scores, targets, o.student_temperature)
     crops = 2 * len(ordered)
-    ibot = naive_ibot(task.ibot_head(torch.cat(hidden)), patch_targets, crop_of, crops, o.student_temperature)
+    ibot = naive_ibot(
+        dense(task.ibot_head, torch.cat(hidden)[None])[0], patch_targets, crop_of, crops, o.student_temperature
+    )
     ours, theirs = (torch.stack(part) for part in zip(*gram, strict=True))
     return {
         "dino": dino / pairs,
