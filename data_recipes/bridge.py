@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .media import DataError, decode_image
-from .plain_pickle import load_pickle, read_bytes
+from .media import DataError, decode_image, read_bytes
+from .plain_pickle import load_pickle
 from .sample import Episode, Sample
 from .shards import ChooseFrames, choose_indices
 from .tfrecord import Feature, parse_example, record_spans
@@ -124,7 +124,11 @@ class BridgeRawReader(_Reader):
             return decode_image(read_bytes(file), str(file))
 
         recorded = (_sentence(folder), states, commands)
-        return self._sample(str(folder.relative_to(self.path)), recorded, picture, fields, choose)
+        return self._sample(self.key(index), recorded, picture, fields, choose)
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``: its folder."""
+        return str(self._folders[index].relative_to(self.path))
 
 
 class BridgeRldsReader(_Reader):
@@ -147,16 +151,19 @@ class BridgeRldsReader(_Reader):
         """As :meth:`interlace.data_recipes.shards.ShardReader.read`."""
         at, number, (offset, size) = self._records[index]
         file = self._files[at]
-        with open(file, "rb") as stream:
-            stream.seek(offset)
-            data = stream.read(size)
-        key, where = f"{file.name}/{number}", f"{file}: record {number}"
+        where = f"{file}: record {number}"
         try:
-            content = parse_example(data)
+            with open(file, "rb") as stream:
+                stream.seek(offset)
+                content = parse_example(stream.read(size))
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror}); copy the file again") from error
         except (ValueError, KeyError) as error:
             raise DataError(f"{where}: not a tf.train.Example ({error}); copy the file again") from error
         states, commands = (_rows(content, f"steps/{name}", where) for name in ("observation/state", "action"))
         jpegs, texts = content.get("steps/observation/image_0", []), content.get("steps/language_instruction", [])
+        if not isinstance(jpegs, list) or not isinstance(texts, list):
+            raise DataError(f"{where}: image_0 and language_instruction are not bytes; another version of the dataset?")
         if len(jpegs) != len(states):
             raise DataError(f"{where}: {len(jpegs)} pictures of image_0 for {len(states)} steps")
         text = bytes(texts[0]).decode(errors="replace").strip() if len(texts) else ""
@@ -164,7 +171,12 @@ class BridgeRldsReader(_Reader):
         def picture(step: int) -> np.ndarray:
             return decode_image(bytes(jpegs[step]), f"{where}, step {step}")
 
-        return self._sample(key, (text, states, commands), picture, fields, choose)
+        return self._sample(self.key(index), (text, states, commands), picture, fields, choose)
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``: its file and its place there."""
+        at, number, _ = self._records[index]
+        return f"{self._files[at].name}/{number}"
 
 
 def _rows(content: dict[str, Feature], name: str, where: str) -> np.ndarray:
@@ -229,15 +241,18 @@ def _commands(folder: Path) -> np.ndarray:
 
 def _numbers(rows: object, file: Path) -> np.ndarray:
     try:
-        return np.array(rows, np.float64)
-    except (ValueError, TypeError) as error:
+        found = np.array(rows, np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{file}: not rows of numbers ({error})") from error
+    if found.ndim != 2:
+        raise DataError(f"{file}: not rows of numbers (but {found.shape})")
+    return found
 
 
 def _sentence(folder: Path) -> str:
     file = folder / "lang.txt"
     if not file.is_file():
         return ""
-    lines = file.read_text(errors="replace").splitlines()
+    lines = read_bytes(file).decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip() and "confidence" not in line]
     return said[0] if said else ""

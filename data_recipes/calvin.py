@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +24,11 @@ from .shards import ChooseFrames, choose_indices
 FPS = 30.0
 ANNOTATIONS = Path("lang_annotations") / "auto_lang_ann.npy"
 RANGES = "ep_start_end_ids.npy"
+#: What numpy's and zipfile's readers are seen to raise for damaged bytes.
+_BAD_BYTES = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 _STEP_FILE = re.compile(r"(.*_)(\d+)\.npz")
 
 
@@ -51,28 +59,43 @@ class CalvinReader:
             raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
         first, last = (int(step) for step in self._ranges[index])
         times = np.arange(last - first + 1) / FPS
-        key = f"{first:0{self._digits}d}-{last:0{self._digits}d}/{index}"
+        key = self.key(index)
         chosen = choose_indices(choose, times, f"source {self.source!r} ({self.path}): sample {key!r}")
         sample = Sample(
             key=key, source=self.source, frames=np.zeros((len(chosen), 0, 0, 3), np.uint8), times=times[chosen]
         )
         if "frames" in wanted:
-            sample.frames = np.stack([self._array(first + int(step), "rgb_static") for step in chosen])
+            sample.frames = self._arrays(first + chosen, "rgb_static")
             if sample.frames.dtype != np.uint8 or sample.frames.ndim != 4 or sample.frames.shape[3] != 3:
                 raise DataError(f"{self._file(first)}: rgb_static is {sample.frames.dtype} {sample.frames.shape[1:]}")
         if "episode" in wanted:
-            steps = range(first, last + 1)
-            actions = np.stack([self._array(step, "rel_actions") for step in steps]).astype(np.float32)
+            steps = np.arange(first, last + 1)
+            proprio = _numbers(self._arrays(steps, "robot_obs"), 15, "robot_obs", self._file(first))
+            actions = _numbers(self._arrays(steps, "rel_actions"), 7, "rel_actions", self._file(first))
             sample.episode = Episode(
                 instruction=self._texts[index],
                 actions=_with_gripper(actions, self._file(first)),
-                proprio=np.stack([self._array(step, "robot_obs") for step in steps]).astype(np.float32),
+                proprio=proprio,
                 steps=chosen,
             )
         return sample
 
+    def key(self, index: int) -> str:
+        """The key of sample ``index``, known since opening."""
+        first, last = (int(step) for step in self._ranges[index])
+        return f"{first:0{self._digits}d}-{last:0{self._digits}d}/{index}"
+
     def _file(self, step: int) -> Path:
         return self.path / f"{self._prefix}{step:0{self._digits}d}.npz"
+
+    def _arrays(self, steps: np.ndarray, name: str) -> np.ndarray:
+        """[n, ...] of these steps, all of one shape and type."""
+        found = [self._array(int(step), name) for step in steps]
+        for step, array in zip(steps, found, strict=True):
+            if (array.shape, array.dtype) != (found[0].shape, found[0].dtype):
+                shapes = f"{array.dtype} {array.shape}, before it {found[0].dtype} {found[0].shape}"
+                raise DataError(f"{self._file(int(step))}: {name} is {shapes}")
+        return np.stack(found)
 
     def _array(self, step: int, name: str) -> np.ndarray:
         file = self._file(step)
@@ -81,7 +104,7 @@ class CalvinReader:
                 array: np.ndarray = content[name]
         except FileNotFoundError:
             raise DataError(f"{file}: missing, though an annotation speaks of it; copy it again") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except _BAD_BYTES as error:
             raise DataError(f"{file}: no readable {name} ({error}); copy it again") from error
         return array
 
@@ -119,9 +142,13 @@ def _step_names(path: Path) -> tuple[str, int]:
     raise DataError(f"{path}: no episode_NNNNNNN.npz here")
 
 
+def _numbers(rows: np.ndarray, width: int, name: str, file: Path) -> np.ndarray:
+    if rows.dtype.kind not in "fiu" or rows.shape[1:] != (width,) or not np.isfinite(rows).all():
+        raise DataError(f"{file} and after: {name} are not finite rows of {width}")
+    return rows.astype(np.float32)
+
+
 def _with_gripper(actions: np.ndarray, file: Path) -> np.ndarray:
-    if actions.ndim != 2 or actions.shape[1] != 7 or not np.isfinite(actions).all():
-        raise DataError(f"{file} and after: rel_actions are not finite rows of 7")
     if not np.isin(actions[:, 6], (-1, 1)).all():
         raise DataError(f"{file} and after: the gripper is neither -1 nor 1")
     actions[:, 6] = (actions[:, 6] + 1) / 2

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .broken import read_samples
+from .media import DataError
 from .sample import Sample, Text
 from .schema import Recipe
 from .shards import ShardReader
@@ -121,8 +123,14 @@ def _section(name: str, uses: list[str], source: Source) -> _Section:
     section = _Section(name, str(getattr(source, "folder", "")), uses)
     count = len(source)
     chosen = np.unique(np.linspace(0, count - 1, min(count, COUNTED)).astype(int))
-    samples = [source.read(int(index)) for index in chosen]
+    found = read_samples(source, name, map(int, chosen))
+    samples = found.samples
+    if not samples:
+        raise DataError(f"{name}: none of {len(chosen)} samples can be read: {found.broken[0].reason}")
     section.facts = _facts(source, samples)
+    section.facts += [("broken, left out", f"{each.key}: {each.reason}") for each in found.broken[:SHOWN]]
+    if len(found.broken) > SHOWN:
+        section.facts.append(("broken, left out", f"{len(found.broken) - SHOWN} more"))
     names: dict[str, list[str]] = getattr(source, "manifest", {}).get("classes", {})
     section.charts = _charts(samples, names)
     for place in np.unique(np.linspace(0, len(samples) - 1, min(len(samples), SHOWN)).astype(int)):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .media import DataError, decode_image
+from .media import DataError, decode_image, read_bytes
 from .sample import Sample, Text
 from .shards import ChooseFrames, choose_indices
 from .video import Video
@@ -68,15 +68,10 @@ class LlavaReader:
         wanted = self.fields if fields is None else frozenset(fields)
         if lacking := sorted(wanted - self.fields):
             raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        place = index - (int(self._ends[number - 1]) if number else 0)
-        file, row = self._files[number], self._rows[number][place]
+        file, place, row = self._row(index)
         where = f"source {self.source!r} ({file}): row {place}"
-        if not isinstance(row, Mapping):
-            raise DataError(f"{where}: not an object with conversations")
-        name = f"{place:08d}" + (f"-{row['id']}" if row.get("id") is not None else "")
         sample = Sample(
-            key=f"{file.stem}/{name}", source=self.source, frames=np.zeros((0, 0, 0, 3), np.uint8), times=np.zeros(0)
+            key=_key(file, place, row), source=self.source, frames=np.zeros((0, 0, 0, 3), np.uint8), times=np.zeros(0)
         )
         _read_picture(sample, row, file.parent, "frames" in wanted, choose, where)
         if "texts" in wanted:
@@ -84,6 +79,23 @@ class LlavaReader:
             turns = _turns(row, where)
             sample.texts = [Text(kind="turn", prompt=asked, answer=said, frame=last) for asked, said in turns]
         return sample
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``, for which its row is read."""
+        return _key(*self._row(index))
+
+    def _row(self, index: int) -> tuple[Path, int, Row]:
+        """The file of a sample, its place there, and its row."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        place = index - (int(self._ends[number - 1]) if number else 0)
+        file, row = self._files[number], self._rows[number][place]
+        if not isinstance(row, Mapping):
+            raise DataError(f"source {self.source!r} ({file}): row {place}: not an object with conversations")
+        return file, place, row
+
+
+def _key(file: Path, place: int, row: Row) -> str:
+    return f"{file.stem}/{place:08d}" + (f"-{row['id']}" if row.get("id") is not None else "")
 
 
 class JsonRows:
@@ -100,12 +112,14 @@ class JsonRows:
 
     def __getitem__(self, index: int) -> Row:
         begin, end = self._places[index].tolist()
-        with self._file.open("rb") as stream:
-            stream.seek(begin)
-            try:
+        try:
+            with self._file.open("rb") as stream:
+                stream.seek(begin)
                 row: Row = json.loads(stream.read(end - begin))
-            except ValueError as error:
-                raise DataError(f"{self._file}: row {index}: broken JSON, or changed since ({error})") from error
+        except OSError as error:
+            raise DataError(f"{self._file}: row {index}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise DataError(f"{self._file}: row {index}: broken JSON, or changed since ({error})") from error
         return row
 
 
@@ -122,10 +136,15 @@ class ParquetRows:
 
     def __getitem__(self, index: int) -> Row:
         group = int(np.searchsorted(self._ends, index, side="right"))
-        if group not in self._held:
-            self._held = {**dict(list(self._held.items())[-3:]), group: _parquet(self._file).read_row_group(group)}
-        table = self._held[group]
-        row: Row = table.slice(index - int(self._ends[group] - self.shard_sizes[group]), 1).to_pylist()[0]
+        try:
+            if group not in self._held:
+                self._held = {**dict(list(self._held.items())[-3:]), group: _parquet(self._file).read_row_group(group)}
+            table = self._held[group]
+            row: Row = table.slice(index - int(self._ends[group] - self.shard_sizes[group]), 1).to_pylist()[0]
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self._file}: row {index}: broken Parquet, or changed since ({error})") from error
         return row
 
     def __getstate__(self) -> dict[str, Any]:
@@ -210,7 +229,7 @@ def _image_bytes(image: object, folder: Path, where: str) -> tuple[bytes, str]:
         return image["bytes"], where
     path = image.get("path") if isinstance(image, Mapping) else image
     file = _beside(path, folder, where)
-    return file.read_bytes(), f"{where}: {file}"
+    return read_bytes(file), f"{where}: {file}"
 
 
 def _beside(path: object, folder: Path, where: str) -> Path:

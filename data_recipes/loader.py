@@ -41,9 +41,9 @@ class Loader:
     ``plan``: the steps' :data:`Plan`, or a function step -> plan that is the same on every rank. ``workers``: processes
     that load ahead, ``prefetch`` micro-batches each; 0 loads in this process. What is yielded depends on neither, and
     the ranks' parts, one after another, are the batch of a single rank. Neither draws from torch's global generator.
-    A broken sample raises :class:`DataError` naming task, source and key. A context manager: leaving it ends the
-    workers. Raises ValueError for a plan that is not every feed's micro-batches once, or a batch of fewer samples than
-    ranks, or a task that cannot be sent to workers.
+    A broken sample is replaced and named, as :class:`Feed` says; :class:`DataError` where nothing can replace it. A
+    context manager: leaving it ends the workers. Raises ValueError for a plan that is not every feed's micro-batches
+    once, or a batch of fewer samples than ranks, or a task that cannot be sent to workers.
 
     Workers are started by a fork server, a process that has imported the tasks' modules and run nothing. Forking the
     training process itself would copy the locks of its OpenMP, gloo and DeepSpeed threads as they happen to stand, and
@@ -86,7 +86,7 @@ class Loader:
             worker_init_fn=partial(_guard, self._held_by_workers) if context else None,
             generator=torch.Generator(),  # the global one must be where a run that was not resumed has it
         )
-        self._iterator: Iterator[MicroBatch | _Broken] | None = None
+        self._iterator: Iterator[MicroBatch | _Failed] | None = None
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         self._iterator = iter(self._micro_batches)
@@ -123,7 +123,7 @@ class Loader:
     def _next(self) -> MicroBatch:
         assert self._iterator is not None
         found = next(self._iterator)
-        if isinstance(found, _Broken):
+        if isinstance(found, _Failed):
             raise DataError(found.message)
         return found
 
@@ -136,7 +136,7 @@ class Loader:
 
 
 @dataclass(frozen=True)
-class _Broken:
+class _Failed:
     """A DataError on its way from a worker. Raised there, torch would wrap its one line into two stack traces."""
 
     message: str
@@ -148,12 +148,12 @@ class _MicroBatches(Dataset):
     def __init__(self, feeds: Mapping[str, Feed], rank: int, world: int) -> None:
         self._feeds, self._rank, self._world = feeds, rank, world
 
-    def __getitem__(self, key: tuple[int, str, int]) -> MicroBatch | _Broken:
+    def __getitem__(self, key: tuple[int, str, int]) -> MicroBatch | _Failed:
         step, task, micro = key
         try:
             return self._feeds[task].micro_batch(step, micro, self._rank, self._world)
         except DataError as error:
-            return _Broken(str(error))
+            return _Failed(str(error))
 
 
 class _Keys:

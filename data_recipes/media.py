@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -31,7 +32,19 @@ _TURNS = {
 
 
 class DataError(ValueError):
-    """Data that cannot be read or written: the message names the file or sample, what is wrong and what to do."""
+    """Data that cannot be read, used or written: the message names the file or sample, what is wrong and what to do.
+
+    It is the one error that costs a sample and not the run: what reads a sample, or a task that refuses one, raises
+    this where the data is at fault, and another error where the program or the recipe is.
+    """
+
+
+def read_bytes(file: Path) -> bytes:
+    """All of a file. Raises :class:`DataError`."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again") from error
 
 
 def encode_image(image: np.ndarray, codec: str) -> bytes:

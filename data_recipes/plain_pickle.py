@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .media import DataError
+from .media import DataError, read_bytes
 
 #: What arrays and texts are rebuilt with, under numpy 1 and 2, in protocols 2 to 5.
 _ALLOWED = {
@@ -21,7 +22,11 @@ _ALLOWED = {
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
-_BAD_BYTES = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
+#: What unpickling is seen to raise for damaged bytes.
+_BAD_BYTES = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError),
+    *(ArithmeticError, MemoryError, struct.error),
+)
 
 
 class _Plain(pickle.Unpickler):
@@ -50,14 +55,6 @@ def load_npy(file: Path) -> Any:
         raise DataError(f"{file}: broken .npy ({error}); copy it again") from error
     found = _load(data, file)
     return found.item() if isinstance(found, np.ndarray) and found.shape == () else found
-
-
-def read_bytes(file: Path) -> bytes:
-    """All of a file. Raises :class:`DataError`."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again") from error
 
 
 def _load(stream: io.BytesIO, file: Path) -> Any:

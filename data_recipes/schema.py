@@ -89,6 +89,7 @@ class Engine(Strict):
     evaluate_every: int = Field(1000, ge=1)
     blind_samples: int = Field(256, ge=1)  # training samples that a task's blind guesses are fitted on
     cosine_every: int = Field(0, ge=0)  # steps between measured gradient cosines of tasks; 0 = never
+    max_broken: float = Field(0.05, ge=0, le=1)  # largest share of a source's samples that may be broken
     workers: int = Field(2, ge=0)  # loader processes a rank; 0 = load in the training process
 
 
@@ -168,6 +169,7 @@ BESIDE_TRAINING = (
     "evaluate_every",
     "blind_samples",
     "cosine_every",
+    "max_broken",
     "workers",
 )
 

@@ -24,7 +24,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,8 @@ class SampleWriter:
             raise DataError(f"{folder}: fields {sorted(fields)} must hold 'frames' and be among {', '.join(FIELDS)}")
         if codec not in CODECS:
             raise DataError(f"{folder}: codec {codec!r} must be one of {', '.join(CODECS)}")
+        if fps is not None and not 0 < fps < float("inf"):
+            raise DataError(f"{folder}: {fps} frames a second; it must be a number above 0, or None for images")
         self.fields = tuple(field for field in FIELDS if field in fields)
         for field, given, what in (("labels", self.classes, "classes"), ("clusters", self.banks, "banks")):
             if (field in fields) != bool(given):
@@ -198,29 +201,48 @@ class ShardReader:
         names = {"meta", "times"}.union(*(_COLUMNS[field] for field in wanted))
         columns = self._mds.columns(index, names)
         where = f"source {self.source!r} ({self.folder}): sample {index}"
-        try:
+        with _undamaged(where):
             meta = json.loads(columns["meta"])
             where = f"source {self.source!r} ({self.folder}): sample {meta['key']!r}"
+        with _undamaged(where):
             times = decode_array(columns["times"], "float64")
-            chosen = choose_indices(choose, times, where)
+            if times.shape != (meta["frames"],):
+                raise ValueError(f"{times.shape} times of {meta['frames']} frames")
+        chosen = choose_indices(choose, times, where)  # the caller's own errors are no damage
+        with _undamaged(where):
             return _decode(columns, meta, times, chosen, self.source, where)
-        except DataError:
-            raise
-        except (ValueError, KeyError, IndexError, TypeError, zstd.Error) as error:
-            raise DataError(f"{where}: damaged ({error}); make the folder again") from error
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``; nothing else of it is read."""
+        with _undamaged(f"source {self.source!r} ({self.folder}): sample {index}"):
+            return str(json.loads(self._mds.columns(index, {"meta"})["meta"])["key"])
 
     def _offers(self) -> str:
         return ", ".join(field for field in FIELDS if field in self.fields)
 
 
+@contextmanager
+def _undamaged(where: str) -> Iterator[None]:
+    """Whatever bytes that are not what was written make of the code that decodes them is one :class:`DataError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, zstd.Error) as error:
+        raise DataError(f"{where}: damaged ({error}); make the folder again") from error
+
+
 def choose_indices(choose: ChooseFrames | None, times: np.ndarray, where: str) -> np.ndarray:
-    """[t] int64, the frames that ``choose`` wants of a clip with these times; all without it."""
+    """[t] int64, the frames that ``choose`` wants of a clip with these times; all without it.
+
+    IndexError for frames that the clip does not have: the caller's mistake, not the data's.
+    """
     indices = None if choose is None else choose(times)
     if indices is None:
         return np.arange(len(times))
     indices = np.asarray(indices, np.int64)
     if not len(indices) or indices[0] < 0 or indices[-1] >= len(times) or np.any(np.diff(indices) < 0):
-        raise DataError(f"{where}: frames {indices.tolist()} asked for; they must ascend within its {len(times)}")
+        raise IndexError(f"{where}: frames {indices.tolist()} asked for; they must ascend within its {len(times)}")
     return indices
 
 

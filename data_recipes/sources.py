@@ -29,7 +29,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, fields: Collection[str] | None = None, choose: ChooseFrames | None = None) -> Sample:
-        """See :meth:`interlace.data_recipes.shards.ShardReader.read`."""
+        """See :meth:`interlace.data_recipes.shards.ShardReader.read`. DataError for a sample that is broken."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``, read without the rest of it; DataError where even that cannot be."""
         ...
 
 

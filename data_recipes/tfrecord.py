@@ -78,7 +78,7 @@ def _feature(data: memoryview) -> Feature:
         if kind == 1:
             return [bytes(_message(value)) for _, value in values]
         if kind == 2:
-            parts = [v if isinstance(v, memoryview) else struct.pack("<I", v) for _, v in values]
+            parts = [v if isinstance(v, memoryview) else v.to_bytes(8, "little")[:4] for _, v in values]
             return np.frombuffer(b"".join(parts), "<f4").copy()
         if kind == 3:
             numbers = [n for _, v in values for n in (_varints(v) if isinstance(v, memoryview) else [v])]
@@ -117,7 +117,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            return value, at
+            return value & (1 << 64) - 1, at  # as the format's own readers do
     raise ValueError("a number does not end")
 
 

@@ -34,7 +34,9 @@ class Video:
             if len(stamps) < expected:
                 raise DataError(f"{name}: broken video (cut short after {len(stamps)} of {expected} frames)")
             self._stamps = known
-            self.times = (np.array(self._stamps) - self._stamps[0]) * float(stream.time_base)
+            self.times = (np.array(self._stamps) - self._stamps[0]) * float(stream.time_base or 0)
+            if len(known) > 1 and not self.times[-1] > 0:
+                raise DataError(f"{name}: 0 frames a second (its time stamps stand still); write it with a frame rate")
 
     def read(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """The frames of these ascending indices (default: all), [t, H, W, 3] uint8 RGB, upright."""
@@ -50,7 +52,7 @@ class Video:
                 raise DataError(f"{self._name}: broken video (frame {wanted[place]} is missing)")
             if index < wanted[place]:
                 continue
-            image = _upright(frame)
+            image = self._image(frame, index)
             shape = shape or image.shape
             if image.shape != shape:
                 raise DataError(f"{self._name}: its frames change size (at frame {index})")
@@ -60,6 +62,14 @@ class Video:
             if place == len(wanted):
                 return
         raise DataError(f"{self._name}: broken video (it ends before frame {wanted[place]} of {len(self.times)})")
+
+    def _image(self, frame: Any, index: int) -> np.ndarray:
+        import av
+
+        try:
+            return _upright(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise DataError(f"{self._name}: broken video (frame {index}: {error})") from error
 
     def _decoded(self, first: int) -> Iterator[tuple[int, Any]]:
         """Decoded frames with their indices, from some frame at or before ``first``."""

@@ -63,9 +63,7 @@ class TarReader:
         wanted = self.fields if fields is None else frozenset(fields)
         if lacking := sorted(wanted - self.fields):
             raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
-        member = self._members[index]
-        tar = self._tars[int(np.searchsorted(self._ends, index, side="right"))]
-        key = f"{tar.stem}/{member.key}"
+        member, tar, key = self._members[index], self._tar(index), self.key(index)
         where = f"source {self.source!r} ({tar}): sample {key!r}"
         sample = Sample(key=key, source=self.source, frames=np.zeros((1, 0, 0, 3), np.uint8), times=np.zeros(1))
         self._read_frames(sample, tar, member, "frames" in wanted, choose, where)
@@ -73,6 +71,13 @@ class TarReader:
             # It tells of the whole clip, so of whatever frames were chosen, up to the last.
             sample.texts = [Text(kind="caption", prompt=PROMPT, answer=caption, frame=len(sample.times) - 1)]
         return sample
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``, known since opening."""
+        return f"{self._tar(index).stem}/{self._members[index].key}"
+
+    def _tar(self, index: int) -> Path:
+        return self._tars[int(np.searchsorted(self._ends, index, side="right"))]
 
     def _read_frames(
         self, sample: Sample, tar: Path, member: _Member, decode: bool, choose: ChooseFrames | None, where: str

@@ -14,10 +14,12 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from interlace import backbone as backbones
+from interlace.data_recipes.broken import read_samples
 from interlace.data_recipes.recipe import resolve
 from interlace.data_recipes.schema import Recipe
 from interlace.data_recipes.sources import open_source
 from interlace.pretrain.run_folder import RunFolder
+from interlace.pretrain.run_folder import rows as read_rows
 from interlace.pretrain.train import SECTIONS
 
 from . import charts
@@ -51,6 +53,7 @@ def report(run: Path) -> Path:
         rate=float(np.mean([row["samples_per_second"] for row in metrics])) if metrics else 0.0,
         minutes=sum(durations(metrics)) / 60,
         peak_gib=max((row["peak_bytes"] for row in metrics), default=0.0) / 2**30,
+        broken=len(read_rows(folder.broken)),
         table=gains(rows),
         arrow=arrow,
         figures={name: inline(data) for name, data in figures.items()},
@@ -125,8 +128,10 @@ def first_frames(recipe: Recipe) -> dict[str, list[np.ndarray]]:
             if label not in found and Path(source.path).exists():
                 opened = open_source(source.name, source.format, source.path)
                 spread = [place * len(opened) // min(SHOWN, len(opened)) for place in range(min(SHOWN, len(opened)))]
-                samples = [opened.read(index, ("frames",)) for index in spread]
-                found[label] = [sample.frames[len(sample.frames) // 2] for sample in samples]
+                samples = read_samples(opened, source.name, spread, ("frames",)).samples
+                shown = [sample.frames[len(sample.frames) // 2] for sample in samples if len(sample.frames)]
+                if shown:
+                    found[label] = shown
     return found
 
 

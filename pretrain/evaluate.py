@@ -24,19 +24,22 @@ class HeldOut:
     """A task's held-out samples and what its input-free predictors learned from training samples.
 
     ``pictured``: what pictures are drawn of, held-out samples among them; ``samples`` may be empty where these are not.
+    ``left_out``: how many held-out samples are not among ``samples`` because they are broken.
     """
 
     task: Task
     samples: Sequence[Sample]
     blind: Any
     pictured: Sequence[Sample]
+    left_out: int = 0
 
 
 def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) -> list[dict[str, Any]]:
-    """One row a measure: ``{"step", "task", "measure", "value", "better", "blind", "low", "high", "n"}``.
+    """One row a measure: ``{"step", "task", "measure", "value", "better", "blind", "low", "high", "n", "of"}``.
 
     ``low`` and ``high`` bound, at 95%, by how much the model is better than blind (positive = better whatever
-    ``better`` says); scenes are resampled, not samples, because clips of one room err alike.
+    ``better`` says); scenes are resampled, not samples, because clips of one room err alike. ``n`` of ``of`` samples
+    took part: the others are broken.
     """
     rows: list[dict[str, Any]] = []
     was_training = backbone.training
@@ -49,7 +52,8 @@ def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) ->
             measures = part.task.evaluate(backbone, part.samples, part.blind)  # type: ignore[arg-type]
             part.task.train()
             scenes = [scene(sample.key) for sample in part.samples]
-            rows += [{"step": step, "task": name, **row(measure, scenes)} for measure in measures]
+            found = [row(measure, scenes) for measure in measures]
+            rows += [{"step": step, "task": name, **each, "of": each["n"] + part.left_out} for each in found]
     backbone.train(was_training)
     return rows
 

@@ -7,9 +7,10 @@ from typing import overload
 
 import numpy as np
 
-from interlace.data_recipes import Sample
+from interlace.data_recipes import DataError, Sample
+from interlace.data_recipes.broken import Broken, Readable, read_samples
 from interlace.data_recipes.feed import Feed
-from interlace.data_recipes.schema import Recipe, TaskRecipe
+from interlace.data_recipes.schema import HeldOut, Recipe, TaskRecipe
 from interlace.data_recipes.sources import open_source
 from interlace.tasks.interface import Task
 
@@ -31,10 +32,19 @@ def build_feeds(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Feed]:
 
 
 class TrainingSamples(Sequence[Sample]):
-    """The first ``count`` samples a task trains on, read when asked for."""
+    """The first ``count`` samples a task trains on, read when asked for.
 
-    def __init__(self, feed: Feed, count: int) -> None:
-        self._feed, self._count = feed, count
+    What ``task`` does not accept is replaced as in training; ``broken`` holds what was, each once.
+    """
+
+    def __init__(self, feed: Feed, task: Task, count: int) -> None:
+        self._feed, self._task, self._count = feed, task, count
+        self._broken: dict[tuple[int, int], Broken] = {}
+
+    @property
+    def broken(self) -> list[Broken]:
+        """In the order of the draws that met them."""
+        return [self._broken[place] for place in sorted(self._broken)]
 
     def __len__(self) -> int:
         return self._count
@@ -48,32 +58,46 @@ class TrainingSamples(Sequence[Sample]):
             return [self[place] for place in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return self._feed.sample(index)
+        sample, broken = self._feed.sample(index, self._task.accept)
+        self._broken.update({(index, place): each for place, each in enumerate(broken)})
+        return sample
 
 
-def training_samples(feed: Feed, count: int) -> TrainingSamples:
+def training_samples(feed: Feed, task: Task, count: int) -> TrainingSamples:
     """What blind guesses are fitted on: no more than one epoch, so that no sample counts twice."""
     once = sum(len(order) for order in feed.orders.values())
-    return TrainingSamples(feed, min(count, once))
+    return TrainingSamples(feed, task, min(count, once))
 
 
-def held_out_samples(part: TaskRecipe) -> list[Sample]:
-    """All samples of a task's held-out sources, whole."""
-    samples: list[Sample] = []
-    for source in part.held_out:
-        opened = open_source(source.name, source.format, source.path)
-        samples += [opened.read(index, opened.fields) for index in range(len(opened))]
-    return samples
+def held_out_samples(part: TaskRecipe, task: Task) -> list[Readable]:
+    """All samples of each of a task's held-out sources that it accepts. DataError for a source without any."""
+    found = []
+    for row in part.held_out:
+        whole = read_samples(open_source(row.name, row.format, row.path), row.name, accept=task.accept)
+        if not whole.samples:
+            raise DataError(f"no sample of held-out source {row.name!r} can be used: {whole.broken[0].reason}")
+        found.append(whole)
+    return found
 
 
-def pictured_samples(part: TaskRecipe, most: int) -> list[Sample]:
+def pictured_samples(held_out: Sequence[Readable], pictured: Sequence[HeldOut], task: Task, most: int) -> Readable:
     """At most ``most`` samples to draw: one of each held-out and pictured source in turn, spread over each."""
-    opened = [open_source(source.name, source.format, source.path) for source in (*part.held_out, *part.pictured)]
-    places = [np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)) for source in opened]
-    turns = [
-        (source, int(place[turn]))
-        for turn in range(most)
-        for source, place in zip(opened, places, strict=True)
-        if turn < len(place)
-    ]
-    return [source.read(index, source.fields) for source, index in turns[:most]]
+    others = [(row.name, open_source(row.name, row.format, row.path)) for row in pictured]
+    places = [_spread(len(whole.samples), most) for whole in held_out]
+    places += [_spread(len(source), most) for _, source in others]
+    drawn = Readable()
+    turns = [(at, place[turn]) for turn in range(most) for at, place in enumerate(places) if turn < len(place)]
+    for at, index in turns[:most]:
+        if at < len(held_out):
+            drawn.samples.append(held_out[at].samples[index])
+            continue
+        name, source = others[at - len(held_out)]
+        # A source that lacks what the task needs is there to be drawn alone.
+        one = read_samples(source, name, [index], accept=task.accept if task.needs <= source.fields else None)
+        drawn.samples += one.samples
+        drawn.broken += one.broken
+    return drawn
+
+
+def _spread(length: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()

@@ -47,6 +47,11 @@ class RunFolder:
         return self.root / "eval.jsonl"
 
     @property
+    def broken(self) -> Path:
+        """Samples that could not be used, a JSON object a line; not there where there was none."""
+        return self.root / "broken.jsonl"
+
+    @property
     def pictures(self) -> Path:
         """What the model sees, drawn at the start and at the end."""
         return self.root / "pictures"
@@ -78,6 +83,11 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON lines in one write, so that a crash leaves at most one cut line."""
     with path.open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file that holds one a line; none of a file that is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def forget_after(path: Path, step: int) -> None:

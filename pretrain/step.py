@@ -30,6 +30,7 @@ class Outcome:
     gradient_norm: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)  # task -> forward and backward; "step" -> the rest
     stop: bool = False  # some rank was asked to stop
+    broken: int = 0  # samples that were met and replaced
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,13 @@ def interlaced_step(
     began = time.perf_counter()
     norm = (parts.engine.gradient_norm().float().square() + parts.centres.squared_norm()).sqrt()
     # One vector, summed over ranks and read once: NaN and Inf survive the sum, so every rank decides alike.
-    flags = torch.tensor([float(stop)], device=device)
+    broken = sum(len(micro.broken) for micro in micros)
+    flags = torch.tensor([float(stop), float(broken)], device=device)
     world = dist.get_world_size()
     vector = torch.cat([*values, norm.reshape(1) / world, flags]).double()
     dist.all_reduce(vector)
-    *losses, outcome.gradient_norm, asked = vector.tolist()
-    outcome.stop = asked > 0
+    *losses, outcome.gradient_norm, asked, replaced = vector.tolist()
+    outcome.stop, outcome.broken = asked > 0, round(replaced)
     for name, value in zip(names, losses, strict=True):  # the mean over the task's micro-batches; NaN stays NaN
         outcome.losses[name] = outcome.losses.get(name, 0.0) + value / names.count(name)
     if not all(math.isfinite(value) for value in (*losses, outcome.gradient_norm)):

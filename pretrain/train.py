@@ -26,6 +26,7 @@ from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
 from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
+from .broken import BrokenSamples
 from .cosine import TaskGradients
 from .evaluate import PICTURED, HeldOut
 from .feeds import build_feeds, held_out_samples, pictured_samples, training_samples
@@ -81,6 +82,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     Works alone, under torchrun and under srun. With ``resume`` it goes on from the newest checkpoint, bit for bit on
     the same number of ranks, or begins when there is none. Raises FolderInUse for another run's folder without
     ``resume``, :class:`Stopped` for numbers that are not finite (nothing changed, a replay file written),
+    :class:`.broken.TooManyBroken` for a source too much of which cannot be used,
     :class:`interlace.backbone.NotFrozen` for a frozen backbone that changed, and :class:`Terminated` on SIGTERM, once
     it has saved.
     """
@@ -110,12 +112,14 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
         start_step=start,
         stop_step=engine.steps,
     )
+    broken = BrokenSamples(folder, feeds, engine.max_broken, ranks, observer.say)
+    broken.begin(start)
     if ranks.first:
         observer.say("fitting the blind guesses that held-out measures are compared with")
-    held_out = build_held_out(recipe, tasks, feeds)
+    held_out = build_held_out(recipe, tasks, feeds, broken, start)
     samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
     shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
-    watch = Watch(folder, parts, held_out, tasks, samples, ranks)
+    watch = Watch(folder, parts, held_out, tasks, samples, broken, ranks)
     watch.begin(start, every=engine.evaluate_every)
 
     with asked_to_stop() as asked, loader:
@@ -141,6 +145,8 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
                 raise Stopped(account(error, step, keys, str(path))) from error
 
             done, last = step + 1, step + 1 == engine.steps
+            if outcome.broken:
+                broken.step(done, micros)
             if parts.frozen is not None and last:
                 parts.frozen.check("after training")
             watch.step(done, outcome, loader.waited(), rate=rate, log=done % engine.log_every == 0 or last or sampled)
@@ -165,16 +171,24 @@ def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
         return {name: TASKS[name](cast(TaskOptions, part.options), context) for name, part in recipe.tasks.items()}
 
 
-def build_held_out(recipe: Recipe, tasks: Mapping[str, Task], feeds: Mapping[str, Feed]) -> dict[str, HeldOut]:
+def build_held_out(
+    recipe: Recipe, tasks: Mapping[str, Task], feeds: Mapping[str, Feed], broken: BrokenSamples, start: int
+) -> dict[str, HeldOut]:
     """What each task is measured on and drawn from; blind guesses are fitted where there is something to measure."""
     held_out = {}
     for name, part in recipe.tasks.items():
-        samples, pictured = held_out_samples(part), pictured_samples(part, PICTURED)
-        training = training_samples(feeds[name], recipe.engine.blind_samples)
-        if pictured:
-            held_out[name] = HeldOut(
-                tasks[name], samples, tasks[name].fit_blind(training) if samples else None, pictured
-            )
+        task = tasks[name]
+        measured = held_out_samples(part, task)
+        pictured = pictured_samples(measured, part.pictured, task, PICTURED)
+        training = training_samples(feeds[name], task, recipe.engine.blind_samples)
+        samples = [sample for whole in measured for sample in whole.samples]
+        left_out = [each for whole in measured for each in whole.broken]
+        if pictured.samples:
+            blind = task.fit_blind(training) if samples else None
+            held_out[name] = HeldOut(task, samples, blind, pictured.samples, len(left_out))
+        broken.beside("held_out", name, left_out, start)
+        broken.beside("picture", name, pictured.broken, start)
+        broken.beside("blind", name, training.broken, start)
     return held_out
 
 

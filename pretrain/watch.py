@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from interlace.tasks.interface import Task
 
+from .broken import BrokenSamples
 from .evaluate import HeldOut, evaluate, pictures
 from .log import Interval, Log
 from .ranks import Ranks
@@ -25,11 +26,12 @@ class Watch:
         held_out: Mapping[str, HeldOut],
         tasks: Mapping[str, Task],
         samples: Mapping[str, int],
+        broken: BrokenSamples,
         ranks: Ranks,
     ) -> None:
         """``samples``: how many a step takes of each task, over all ranks."""
         self._folder, self._parts, self._held_out = folder, parts, held_out
-        self._tasks, self._samples, self._ranks = tasks, samples, ranks
+        self._tasks, self._samples, self._broken, self._ranks = tasks, samples, broken, ranks
         self._log = Log(folder) if ranks.first else None
         self._interval = Interval()
 
@@ -52,6 +54,7 @@ class Watch:
         self._interval.add(outcome, self._samples, waited)
         if log:
             row = self._interval.close(done, rate, self._ranks.device)
+            row |= self._broken.counts()
             row |= {f"cosine/{pair}": value for pair, value in self._parts.cosine.cosines().items()}
             for name, task in self._tasks.items():
                 row |= {f"signal/{name}/{signal}": float(value) for signal, value in task.signals().items()}

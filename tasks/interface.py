@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig
-from interlace.data_recipes import Sample
+from interlace.data_recipes import DataError, Sample
 
 #: What :meth:`Task.collate` makes: tensors with the sample axis first, numbers, strings, and lists of those.
 Batch = dict[str, Any]
@@ -141,7 +141,11 @@ class Task(nn.Module):
         return None
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Any:
-        """One sample made ready, in a loader worker. All randomness comes from ``rng``."""
+        """One sample made ready, in a loader worker. All randomness comes from ``rng``.
+
+        DataError, naming the sample, for one whose content cannot be used: it is counted and another takes its place.
+        Any other error stops the run.
+        """
         raise NotImplementedError
 
     def collate(self, items: Sequence[Any]) -> Batch:
@@ -179,6 +183,14 @@ class Task(nn.Module):
     def sharded(self) -> list[Sharded]:
         """Matrices split over ranks that the engine must optimise and save beside the student."""
         return []
+
+    def accept(self, sample: Sample) -> None:
+        """DataError, naming the sample, for a whole one that :meth:`evaluate` or :meth:`fit_blind` could not use.
+
+        What is refused is left out before either sees it, counted and named.
+        """
+        if not len(sample.frames):
+            raise DataError(f"source {sample.source!r}, sample {sample.key!r}: it has no frames")
 
     def fit_blind(self, samples: Sequence[Sample]) -> Any:
         """Fit the best input-free predictors on training samples. The result is given to :meth:`evaluate`."""

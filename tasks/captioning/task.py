@@ -107,6 +107,11 @@ class Captioning(Task):
         )
         return {"tokens": Term(loss.sum(), torch.tensor(float(len(loss)), device=loss.device))}
 
+    def accept(self, sample: Sample) -> None:
+        """Every text must be one that can be asked: see :func:`~.texts.question`."""
+        super().accept(sample)
+        questions_of(self.tokenizer, self.options, [sample], per_kind=None)
+
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
         """A decoder like the task's trained on these samples' texts alone, the most common OCR answers, and the
         median box."""

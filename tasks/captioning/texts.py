@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interlace.data_recipes import Sample, Text
+from interlace.data_recipes import DataError, Sample, Text
 
 from .boxes import PLACE, place_boxes
 from .options import CaptioningOptions
@@ -39,21 +39,21 @@ class Question:
 
 
 def question(tokenizer: Tokenizer, options: CaptioningOptions, sample: Sample, index: int, text: Text) -> Question:
-    """``text`` as tokens. ValueError, naming the sample, if it is of no known kind, its boxes do not fit its words,
+    """``text`` as tokens. DataError, naming the sample, if it is of no known kind, its boxes do not fit its words,
     its prompt leaves no room for an answer, or the tokenizer cannot write its boxes."""
     where = f"{sample.source} {sample.key}"
     if text.kind not in KINDS or not 0 <= text.frame < len(sample.frames):
-        raise ValueError(f"{where}: a text of kind {text.kind!r} about frame {text.frame} of {len(sample.frames)}")
+        raise DataError(f"{where}: a text of kind {text.kind!r} about frame {text.frame} of {len(sample.frames)}")
     try:
         prompt, answer = place_boxes(text, options.box_bins)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     start = [tokenizer.bos, *tokenizer.encode(prompt + PROMPT_END)]
     if len(start) >= options.max_tokens:
-        raise ValueError(f"{where}: a prompt of {len(start)} tokens leaves no room in max_tokens {options.max_tokens}")
+        raise DataError(f"{where}: a prompt of {len(start)} tokens leaves no room in max_tokens {options.max_tokens}")
     target = [*tokenizer.encode(answer), tokenizer.eos] if answer else []
     if len(text.boxes) and tokenizer.unknown is not None and tokenizer.unknown in (*start, *target):
-        raise ValueError(f"{where}: the tokenizer cannot write {prompt!r}, {answer!r}; it needs digits")
+        raise DataError(f"{where}: the tokenizer cannot write {prompt!r}, {answer!r}; it needs digits")
     boxes = text.boxes[text.prompt.count(PLACE) :] if text.kind == "grounding" else text.boxes[:0]
     return Question(index, text, answer, boxes, Row(start, target[: options.max_tokens - len(start)]))
 

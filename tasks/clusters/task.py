@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, normalise
-from interlace.data_recipes import Sample
+from interlace.data_recipes import DataError, Sample
 
 from ..collectives import gather_rows
 from ..frames import choose_frames, random_crop, resize
@@ -89,12 +89,12 @@ class Clusters(Task):
     def positives(self, sample: Sample, name: str) -> np.ndarray:
         """The sample's distinct positive centres of a bank [n] int64; none if it is not of this bank.
 
-        ValueError, naming the sample, for a centre that the bank does not have.
+        DataError, naming the sample, for a centre that the bank does not have.
         """
         found = np.unique(np.asarray(sample.clusters.get(name, ()), np.int64))
         rows = self.options.banks[name].rows
         if len(found) and not 0 <= found[0] <= found[-1] < rows:
-            raise ValueError(
+            raise DataError(
                 f"{sample.source} {sample.key}: {name} clusters {found[0]} to {found[-1]} in a bank of {rows} rows"
             )
         return found
@@ -166,6 +166,12 @@ class Clusters(Task):
 
     def sharded(self) -> list[Sharded]:
         return [Sharded(name, bank.local, bank.start, bank.rows) for name, bank in self.banks.items()]
+
+    def accept(self, sample: Sample) -> None:
+        """Its centres must be of the banks: see :meth:`positives`."""
+        super().accept(sample)
+        for name in self.options.banks:
+            self.positives(sample, name)
 
     def fit_blind(self, samples: Sequence[Sample]) -> dict[str, Frequencies]:
         """How often each centre is a positive of these samples, by bank."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interlace.data_recipes import Sample
+from interlace.data_recipes import DataError, Sample
 
 from ..frames import choose_frames, resize
 from .options import GeometryOptions
@@ -52,7 +52,7 @@ def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Genera
     Without ``rng`` it begins at the first frame, with the middle stride, uncropped beyond the shape, not mirrored. A
     clip too short for the least stride repeats frames. The pose algebra is float64: world coordinates may be large.
 
-    Raises ValueError, naming the sample, when depth or cameras are missing or do not fit the frames.
+    Raises what :func:`check_clip` raises.
     """
     all_depth, all_intrinsics, all_cameras = _ground_truth(sample)
     chosen = choose_clip(len(sample.frames), options, rng)
@@ -73,6 +73,12 @@ def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Genera
         torch.from_numpy(mirror(camera) if flip else camera),
         sample.metric,
     )
+
+
+def check_clip(sample: Sample, options: GeometryOptions) -> None:
+    """DataError, naming the sample, where depth or cameras are missing, not finite or do not fit the frames."""
+    _, intrinsics, _ = _ground_truth(sample)
+    crop_box(sample, intrinsics, options, None)
 
 
 def picture_clip(sample: Sample, options: GeometryOptions) -> Clip:
@@ -115,11 +121,16 @@ def _ground_truth(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth, intrinsics and camera-to-world of all frames, as the sample has them, the last two in float64."""
     where = f"source {sample.source!r}, sample {sample.key!r}"
     if sample.depth is None or sample.K is None or sample.c2w is None:
-        raise ValueError(f"{where}: geometry needs depth and cameras; ask the source for the fields depth and camera")
-    if sample.depth.shape != sample.frames.shape[:3]:
-        raise ValueError(f"{where}: depth {sample.depth.shape} does not fit frames {sample.frames.shape}")
+        raise DataError(f"{where}: geometry needs depth and cameras; ask the source for the fields depth and camera")
+    count = len(sample.frames)
+    if not count or sample.depth.shape != sample.frames.shape[:3]:
+        raise DataError(f"{where}: depth {sample.depth.shape} does not fit frames {sample.frames.shape}")
+    if sample.sky is not None and sample.sky.shape != sample.depth.shape:
+        raise DataError(f"{where}: a sky {sample.sky.shape} does not fit frames {sample.frames.shape}")
+    if sample.K.shape != (count, 3, 3) or sample.c2w.shape != (count, 4, 4):
+        raise DataError(f"{where}: cameras {sample.K.shape} and {sample.c2w.shape} are not of its {count} frames")
     if not (np.isfinite(sample.K).all() and np.isfinite(sample.c2w).all()):
-        raise ValueError(f"{where}: a camera is not finite; leave such frames out when the source is prepared")
+        raise DataError(f"{where}: a camera is not finite; leave such frames out when the source is prepared")
     return sample.depth, sample.K.astype(np.float64), sample.c2w.astype(np.float64)
 
 
@@ -149,7 +160,7 @@ def crop_box(sample: Sample, intrinsics: np.ndarray, options: GeometryOptions, r
     (height, width), (rows, columns) = sample.frames.shape[1:3], options.height_width
     x, y = intrinsics[:, :2, 2].mean(0)
     if not (0 < x < width and 0 < y < height):
-        raise ValueError(
+        raise DataError(
             f"source {sample.source!r}, sample {sample.key!r}: principal point ({x:.1f}, {y:.1f}) is outside "
             f"its frames of {height} x {width} pixels; intrinsics must be in pixels of the stored frames"
         )

@@ -16,7 +16,7 @@ from interlace.data_recipes import Sample, generator
 
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
-from .clips import Clip, choose_clip, picture_clip, prepare_clip, stand_in
+from .clips import Clip, check_clip, choose_clip, picture_clip, prepare_clip, stand_in
 from .dpt import DualDPT
 from .heads import predict
 from .losses import geometry_terms
@@ -128,6 +128,11 @@ class Geometry(Task):
     def read(self, features: Features) -> Prediction:
         """Geometry from features: see :func:`~.heads.predict`."""
         return predict(self.dpt, self.camera, self.layers, features, at_once=self.options.dpt_frames)
+
+    def accept(self, sample: Sample) -> None:
+        """Depth and cameras must be there, be finite and fit the frames: see :func:`~.clips.check_clip`."""
+        super().accept(sample)
+        check_clip(sample, self.options)
 
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
         """Per-pixel and per-frame-index constants from training clips: see :func:`~.measures.fit_blind`."""

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from interlace.data_recipes import DataError
+
 from ..frames import choose_frames, random_crop, resize
 from .options import GLOBAL_CROPS, SslOptions
 
@@ -32,8 +34,10 @@ class Views:
 def make_views(frames: np.ndarray, options: SslOptions, rng: np.random.Generator) -> Views:
     """All crops of a sample's ``frames`` [T, H, W, 3] uint8. An image stays one; a clip gets ``options.frames`` frames.
 
-    Frames of a longer clip are left out evenly, those of a shorter one repeated.
+    Frames of a longer clip are left out evenly, those of a shorter one repeated. DataError where there is none.
     """
+    if not len(frames):
+        raise DataError("a sample without frames, of which ssl learns nothing")
     if len(frames) > 1:
         frames = frames[choose_frames(len(frames), options.frames)]
     height, width = frames.shape[1:3]

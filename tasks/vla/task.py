@@ -58,7 +58,7 @@ class Vla(LanguageTask):
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Frames, which of them are looks, and the chunk of actions that follows each.
 
-        An episode without an instruction teaches nothing and is named. ValueError for actions of another width.
+        An episode without an instruction teaches nothing and is named. DataError for actions of another width.
         """
         episode = self._episode(sample)
         count = len(sample.frames)
@@ -173,6 +173,11 @@ class Vla(LanguageTask):
 
     # ---- measuring
 
+    def accept(self, sample: Sample) -> None:
+        """Its actions must be of this policy's width."""
+        super().accept(sample)
+        self._episode(sample)
+
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
         """The mean action of each instruction, and of all."""
         return mean_actions([self._episode(sample) for sample in samples], self.scale)
@@ -203,8 +208,10 @@ class Vla(LanguageTask):
         episode = sample.episode
         if episode is None or episode.actions.shape[1] != self.scale.size:
             found = "none" if episode is None else str(episode.actions.shape[1])
-            raise ValueError(
+            raise DataError(
                 f"vla: {sample.source}/{sample.key} has actions of {found} numbers, this policy's have "
                 f"{self.scale.size} (options low and high, and the gripper)"
             )
+        if not np.isfinite(episode.actions).all():
+            raise DataError(f"vla: {sample.source}/{sample.key}: an action is not finite")
         return episode

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interlace.data_recipes import Sample, Text
+from interlace.data_recipes import DataError, Sample, Text
 
 from ..captioning.boxes import place_boxes
 from ..captioning.texts import draw_texts
@@ -23,14 +23,17 @@ def conversations_of(sample: Sample, most: int, rng: np.random.Generator) -> tup
     """What is learned in one draw of a sample, and the last frame that may be seen.
 
     Texts of kind "turn" are one conversation about all frames. Of others a random one and up to ``most`` - 1 more
-    about the same frame are drawn, each a conversation of its own.
+    about the same frame are drawn, each a conversation of its own. DataError for boxes that do not fit their words.
     """
     last = max(len(sample.frames) - 1, 0)
     turns = [text for text in sample.texts if text.kind == TURN]
     if turns:
         return [[(text.prompt, text.answer) for text in turns]], last
     drawn = draw_texts(sample.texts, most, rng)
-    return [[written(text)] for text in drawn], drawn[0].frame if drawn else last
+    try:
+        return [[written(text)] for text in drawn], drawn[0].frame if drawn else last
+    except ValueError as error:
+        raise DataError(f"source {sample.source!r}, sample {sample.key!r}: {error}") from None
 
 
 def written(text: Text) -> tuple[str, str]:

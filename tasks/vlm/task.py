@@ -185,6 +185,9 @@ class Vlm(LanguageTask):
             answers += [tokenizer.decode(said).strip() for said in generate(self.llm, rows, visual, tokenizer, limit)]
         return answers
 
+    def accept(self, sample: Sample) -> None:
+        """A conversation need not be about anything that is seen."""
+
     def fit_blind(self, samples: Sequence[Sample]) -> Blind:
         """The most common answer to each prompt, and of each kind of question, on these samples."""
         return common_answers(samples)

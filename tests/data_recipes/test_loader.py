@@ -1,4 +1,4 @@
-"""The loader: the same batches with any workers and ranks, from any step, and one clear line for a broken sample."""
+"""The loader: the same batches with any workers and ranks, and from any step. Broken samples: test_broken.py."""
 
 from __future__ import annotations
 
@@ -166,25 +166,6 @@ def test_waiting_is_measured(sources: dict[str, ShardReader]) -> None:
             assert 14 * 0.01 <= loader.waited() < 5
             assert loader.waited() == 0
             time.sleep(0.05)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_sample_is_one_line(tmp_path: Path, workers: int) -> None:
-    folder = write_samples(tmp_path / "rooms", [make_sample(n) for n in range(6)], ("frames", "depth"))
-    reader = ShardReader(folder, "rooms")
-    shard = folder / "shard.00000.mds"
-    data = shard.read_bytes()
-    place = data.index(b"IDAT")
-    shard.write_bytes(data[: place + 8] + bytes(8) + data[place + 16 :])
-    feed = Feed("ssl", Echo(), {"rooms": reader}, {"rooms": 1.0}, batch=6, micro_batches=1, seed=0)
-    with pytest.raises(DataError) as caught:
-        steps(Loader({"ssl": feed}, [("ssl", 0)], stop_step=3, workers=workers))
-    message = str(caught.value)
-    assert "task 'ssl', draw" in message
-    assert "source 'rooms'" in message
-    assert "sample 'rooms/00000" in message
-    assert "broken image" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -155,7 +155,7 @@ def test_chosen_frames_cut_everything_along_time(folder: Path) -> None:
 
 @pytest.mark.parametrize("indices", [[], [3], [-1, 0], [2, 1]])
 def test_impossible_frames_are_refused(folder: Path, indices: list[int]) -> None:
-    with pytest.raises(DataError, match=r"rooms/000002.*must ascend within its 3"):
+    with pytest.raises(IndexError, match=r"rooms/000002.*must ascend within its 3"):
         ShardReader(folder).read(2, None, lambda times: np.array(indices, int))
 
 

@@ -166,6 +166,15 @@ def poisoned(rank: int, world: int, root: str, run: str, overrides: list[str]) -
     return {"said": said, "changed": changed}
 
 
+def refused(rank: int, world: int, root: str, run: str, overrides: list[str]) -> str:
+    """A run that stops with an error that a user can do something about: what it said."""
+    try:
+        train.pretrain(read(Path(root), *overrides), Path(run))
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def replayed(rank: int, world: int, file: str) -> dict[str, float]:
     """The stopped step again, in one process."""
     return train.replay(Path(file))

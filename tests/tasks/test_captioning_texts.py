@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from interlace.data_recipes import DataError
 from interlace.tasks.captioning.boxes import box_score, iou, place_boxes, read_boxes, write_box
 from interlace.tasks.captioning.texts import draw_texts, question, questions_of
 from interlace.tasks.captioning.tokenizer import read_tokenizer
@@ -112,7 +113,7 @@ def test_texts_become_rows(model_file: Path) -> None:
     assert (empty.prompt, empty.answer) == (row.prompt, [])
     cut = question(tokenizer, options(model_file, max_tokens=len(row.prompt) + 2), asked, 0, asked.texts[0]).row
     assert cut.answer == row.answer[:2]
-    with pytest.raises(ValueError, match="leaves no room in max_tokens 4"):
+    with pytest.raises(DataError, match="leaves no room in max_tokens 4"):
         question(tokenizer, options(model_file, max_tokens=4), asked, 0, asked.texts[0])
 
 
@@ -124,7 +125,7 @@ def test_broken_texts_are_named(model_file: Path) -> None:
         (text("grounding", "Where is Ω?", "", 0, [[0, 0, 1, 1]]), "cannot write"),
         (text("caption", "<box>", "a mug"), "but 0 boxes"),
     ):
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             question(tokenizer, wanted, sample(4, [broken]), 0, broken)
         assert str(caught.value).startswith("tests test/4: ")
 

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from tiny_clusters import BACKBONE, PROGRESS, ROWS, build, items, naive, sample, samples, total
 
+from interlace.data_recipes import DataError
 from interlace.tasks.clusters import Clusters
 from interlace.tasks.clusters.bank import BLOCK, CentreBank, initial_rows
 from interlace.tasks.clusters.losses import _LogSumExpOverRanks, score, unit
@@ -194,8 +195,11 @@ def test_batches_hold_the_samples_of_each_bank() -> None:
 def test_unknown_centres_are_named() -> None:
     task, _ = build()
     for rows in ([37], [-1, 3]):
-        with pytest.raises(ValueError, match=r"tests test/9: object clusters .* in a bank of 37 rows"):
-            task.item(sample(9, object=rows), np.random.default_rng(0))
+        broken = sample(9, object=rows)
+        for use in (task.accept, lambda one: task.item(one, np.random.default_rng(0))):
+            with pytest.raises(DataError, match=r"tests test/9: object clusters .* in a bank of 37 rows"):
+                use(broken)
+    task.accept(sample(9, object=[3]))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

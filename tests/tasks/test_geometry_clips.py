@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from geometry_scenes import plane_scene
 
+from interlace.data_recipes import DataError
 from interlace.tasks.geometry import GeometryOptions
-from interlace.tasks.geometry.clips import choose_clip, jitter_colours, prepare_clip, resample_depth
+from interlace.tasks.geometry.clips import check_clip, choose_clip, jitter_colours, prepare_clip, resample_depth
 
 #: Ways to bring a clip to another size: grown, shrunk, another shape, zoomed, mirrored.
 WAYS = [
@@ -187,6 +188,10 @@ def test_colour_jitter_changes_colours_only() -> None:
         ({"c2w": None}, "needs depth and cameras"),
         ({"depth": np.ones((4, 3, 3))}, "does not fit frames"),
         ({"c2w": np.full((4, 4, 4), np.inf)}, "not finite"),
+        ({"c2w": np.full((4, 4, 4), np.nan)}, "not finite"),
+        ({"c2w": np.tile(np.eye(4), (3, 1, 1))}, "are not of its 4 frames"),
+        ({"sky": np.zeros((4, 3, 3), bool)}, "does not fit frames"),
+        ({"frames": np.zeros((0, 24, 32, 3), np.uint8)}, "does not fit frames"),
         (
             {"K": np.tile(np.diag([800.0, 800, 1]) + np.array([[0, 0, 320.0], [0, 0, 240], [0, 0, 0]]), (4, 1, 1))},
             "principal point",
@@ -197,5 +202,8 @@ def test_what_is_wrong_with_a_sample_is_said_with_its_key(change: dict[str, obje
     sample, _ = plane_scene(10)
     for name, value in change.items():
         setattr(sample, name, value)
-    with pytest.raises(ValueError, match=f"planes/000010.*{said}"):
+    check_clip(plane_scene(10)[0], options())
+    with pytest.raises(DataError, match=f"planes/000010.*{said}"):
+        check_clip(sample, options())
+    with pytest.raises(DataError, match=f"planes/000010.*{said}"):
         prepare_clip(sample, options())

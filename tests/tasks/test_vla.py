@@ -238,10 +238,17 @@ def test_other_statistics_and_other_widths_are_refused(words: Path) -> None:
     Policy(task, backbone, scale=ActionScale("quantiles", LOW, HIGH))
     with pytest.raises(DataError, match="bridge: its actions are scaled otherwise"):
         Policy(task, backbone, scale=ActionScale("quantiles", LOW, (0.5, 1.0, 1.5)), name="bridge")
-    with pytest.raises(ValueError, match="actions of 7 numbers, this policy's have 4"):
-        task.item(sample(1, size=7), np.random.default_rng(0))
-    with pytest.raises(ValueError, match="actions of none"):
-        task.item(replace(sample(1), episode=None), np.random.default_rng(0))
+    lost = replace(sample(1))
+    lost.episode = replace(lost.episode, actions=np.full_like(lost.episode.actions, np.nan))
+    for broken, told in (
+        (sample(1, size=7), "actions of 7 numbers, this policy's have 4"),
+        (replace(sample(1), episode=None), "actions of none"),
+        (lost, "an action is not finite"),
+    ):
+        for use in (task.accept, lambda one: task.item(one, np.random.default_rng(0))):
+            with pytest.raises(DataError, match=told):
+                use(broken)
+    task.accept(sample(1))
 
 
 def test_a_policy_needs_an_instruction(words: Path) -> None:
