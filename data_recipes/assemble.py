@@ -188,12 +188,18 @@ class Assembler:
         sources = self.sources(Source, node, f"{key}.sources", spec.needs)
         held_out = self.sources(HeldOut, node, f"{key}.held_out", spec.needs)
         pictured = self.sources(HeldOut, node, f"{key}.pictured", spec.draws_from)
+        for part in shape.rates if shape else ():
+            if part not in spec.parts:
+                allowed = one_of(spec.parts) or "nothing: no part of this task has a rate of its own"
+                entry, near = node.entries["rates"].entries[part], nearest(part, spec.parts)
+                found = "an unknown part"
+                self.errors.append(error_at(entry, f"{key}.rates.{part}", found=found, allowed=allowed, near=near))
         if len(self.errors) > before or shape is None or options is None:
             return None
         lengths = (len(sources), len(held_out), len(pictured))
         if lengths != (len(shape.sources), len(shape.held_out), len(shape.pictured)):
             return None  # one that was told when the text was read
-        numbers = {"weight": shape.weight, "batch": shape.batch, "micro_batches": shape.micro_batches}
+        numbers = {name: getattr(shape, name) for name in ("weight", "batch", "micro_batches", "rates")}
         return TaskRecipe(
             **numbers, options=options, sources=tuple(sources), held_out=tuple(held_out), pictured=tuple(pictured)
         )

@@ -100,6 +100,7 @@ class TaskRecipe(Strict):
     batch: int = Field(ge=1)  # samples of a micro-batch, over all ranks
     micro_batches: int = Field(1, ge=1)  # a step
     options: SerializeAsAny[BaseModel]
+    rates: dict[str, Annotated[float, Field(gt=0)]] = {}  # peaks of parts of the task, in place of the engine's lr
     sources: tuple[Source, ...] = Field(min_length=1)
     held_out: tuple[HeldOut, ...] = ()
     pictured: tuple[HeldOut, ...] = ()  # drawn beside held_out, and never measured on
@@ -153,6 +154,8 @@ class Recipe(Strict):
             del data["engine"][key]
         for name, task in data["tasks"].items():
             del task["held_out"], task["pictured"]
+            if not task["rates"]:  # as it was before a recipe could say so
+                del task["rates"]
             for path in path_fields(type(self.tasks[name].options)):
                 if isinstance(task["options"][path], str):
                     del task["options"][path]
@@ -182,6 +185,7 @@ class TaskSpec:
     fields that one that is only drawn must.
     ``check(options, backbone config)``: what no model can see alone, as pairs of an option's dotted key and a message.
     ``tokens_per_sample(options, backbone config)``: backbone tokens that training on one sample costs at most.
+    ``parts``: names that ``rates`` may have.
     """
 
     options: type[BaseModel]
@@ -189,11 +193,12 @@ class TaskSpec:
     draws_from: frozenset[str]
     check: Callable[[Any, Any], list[tuple[str, str]]]
     tokens_per_sample: Callable[[Any, Any], int]
+    parts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: Any) -> TaskSpec:
         """The spec that a task's class states (:class:`interlace.tasks.interface.Task`)."""
-        return cls(task.Options, task.needs, task.draws_from, task.check, task.tokens_per_sample)
+        return cls(task.Options, task.needs, task.draws_from, task.check, task.tokens_per_sample, task.parts)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,20 +16,26 @@ from interlace import backbone as backbones
 from interlace.backbone.frozen import REFERENCE, write_reference
 from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.schema import Recipe
+from interlace.tasks.interface import Task
 
-from .checkpoint import BadCheckpoint, Reader, Writer, newest, prune
-from .partitions import MOMENTS
+from .checkpoint import BadCheckpoint, Reader, Writer, prune
 from .ranks import Ranks
 from .run_folder import RunFolder
 from .step import Parts
 
 #: Groups of a checkpoint: the student with Adam's moments, the teachers, the centres with theirs.
 STUDENT, TEACHERS, CENTRES = "student", "teachers", "centres"
-#: What begins the name of a weight, beside ``exp_avg/`` and ``exp_avg_sq/``.
-WEIGHT = "weight/"
 
 
-def save_checkpoint(folder: RunFolder, parts: Parts, recipe: Recipe, step: int, cursors: object, ranks: Ranks) -> None:
+def save_checkpoint(
+    folder: RunFolder,
+    parts: Parts,
+    tasks: Mapping[str, Task],
+    recipe: Recipe,
+    step: int,
+    cursors: object,
+    ranks: Ranks,
+) -> None:
     """Write the state after ``step`` steps; all ranks take part, the first writes.
 
     It is all there is: every random draw is keyed by the seed and what is drawn, so no generator has a state.
@@ -56,6 +62,7 @@ def save_checkpoint(folder: RunFolder, parts: Parts, recipe: Recipe, step: int, 
             "adam_steps": {STUDENT: parts.engine.adam_steps, CENTRES: parts.centres.adam_steps},
             "cursors": cursors,
             "frozen_backbone": parts.frozen.sha256 if parts.frozen else None,
+            "tasks": {name: task.fingerprints() for name, task in tasks.items()},
         }
         writer.commit(state)
         prune(folder.checkpoints, recipe.engine.keep)
@@ -70,7 +77,7 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
             f"{path} was made with another recipe (the run's recipe.yaml shows it): resuming must change nothing that "
             "decides the weights; to begin anew from its weights, set start_from in a new run"
         )
-    _require_its_backbone(reader, parts)
+    require_its_backbone(reader, parts)
     step = int(reader.state["step"])
     for task, sources in reader.state["cursors"].items():
         for source, cursor in feeds[task].cursors(step).items():
@@ -86,23 +93,11 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
     return step
 
 
-def load_weights(run: Path, parts: Parts) -> None:
-    """Begin from the weights of another run: backbone, heads, teachers and centres; Adam begins anew.
+def require_its_backbone(reader: Reader, parts: Parts) -> None:
+    """BadCheckpoint unless both train their backbone, or have frozen the same.
 
-    Of two runs on a frozen backbone, which must be the same, one may train what the other leaves as it is.
+    A checkpoint of a run on a frozen backbone holds the backbone's hash in place of its weights.
     """
-    path = newest(RunFolder(run).checkpoints)
-    if path is None:
-        raise BadCheckpoint(f"start_from: {run} holds no checkpoint")
-    reader = Reader(path)
-    _require_its_backbone(reader, parts)
-    parts.engine.load_state(_beginning(reader.tensors(STUDENT), parts.engine.trained), 0)
-    parts.teachers.load_state(reader.tensors(TEACHERS))
-    parts.centres.load_state(_fresh_moments(reader.tensors(CENTRES)), 0)
-
-
-def _require_its_backbone(reader: Reader, parts: Parts) -> None:
-    """A checkpoint of a run on a frozen backbone holds the backbone's hash in place of its weights."""
     theirs = reader.state.get("frozen_backbone")
     ours = parts.frozen.sha256 if parts.frozen else None
     if theirs == ours:
@@ -114,21 +109,6 @@ def _require_its_backbone(reader: Reader, parts: Parts) -> None:
             "that run's backbone alone with backbone.init"
         )
     raise BadCheckpoint(f"{reader.folder} belongs to another frozen backbone than backbone.init names (hashes differ)")
-
-
-def _beginning(stream: Iterable[tuple[str, Tensor]], trained: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a stream, with zeros as the moments of those that are trained from here on."""
-    for label, tensor in stream:
-        if label.startswith(WEIGHT):
-            yield label, tensor
-            if label.removeprefix(WEIGHT) in trained:
-                for moment in MOMENTS:
-                    yield f"{moment}/{label.removeprefix(WEIGHT)}", torch.zeros_like(tensor)
-
-
-def _fresh_moments(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    for label, tensor in stream:
-        yield label, tensor if label.startswith(WEIGHT) else torch.zeros_like(tensor)
 
 
 def export(folder: RunFolder, parts: Parts, recipe: Recipe, ranks: Ranks) -> None:

@@ -26,6 +26,7 @@ from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
 from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
+from .beginning import begin_from
 from .broken import BrokenSamples
 from .cosine import TaskGradients
 from .evaluate import PICTURED, HeldOut
@@ -35,7 +36,7 @@ from .health import NonFinite, account
 from .ranks import Ranks, join
 from .replay import read_replay, replay_step, write_replay
 from .run_folder import RunFolder
-from .save import export, load_checkpoint, load_weights, save_checkpoint
+from .save import export, load_checkpoint, save_checkpoint
 from .schedules import learning_rate
 from .sharded import ShardedAdam
 from .step import Outcome, Parts, interlaced_step
@@ -100,7 +101,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     if checkpoint is not None:
         start = load_checkpoint(checkpoint, parts, recipe.digest(), feeds)
     elif recipe.start_from is not None:
-        load_weights(Path(recipe.start_from), parts)
+        begin_from(Path(recipe.start_from), parts, tasks)
     if parts.frozen is not None:
         parts.frozen.check("before training")
     loader = Loader(
@@ -153,7 +154,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
             if ranks.first:
                 observer.step(done, outcome)
             if done % engine.checkpoint_every == 0 or last or outcome.stop:
-                save_checkpoint(folder, parts, recipe, done, loader.cursors(done), ranks)
+                save_checkpoint(folder, parts, tasks, recipe, done, loader.cursors(done), ranks)
             if outcome.stop and not last:
                 raise Terminated(TERMINATED)
             if done % engine.evaluate_every == 0 or last:
@@ -220,6 +221,11 @@ def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
             betas=engine.betas,
             eps=engine.eps,
             weight_decay=engine.weight_decay,
+            rates={
+                f"tasks.{name}.{part}": rate / engine.lr
+                for name, task in recipe.tasks.items()
+                for part, rate in task.rates.items()
+            },
         ),
         ranks.device,
     )

@@ -7,9 +7,10 @@ whole micro-batch over all ranks, runs backward, and steps once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -114,6 +115,10 @@ class Task(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset({"frames"})
     #: fields that a source must offer of which only pictures are drawn
     draws_from: ClassVar[frozenset[str]] = frozenset({"frames"})
+    #: modules and parameters of its own, by name, whose learning rate a recipe may state (``tasks.T.rates``)
+    parts: ClassVar[tuple[str, ...]] = ()
+    #: other tasks, by name, and the parts of them that this one takes over where it starts from a run of theirs
+    begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     def __init__(self, options: TaskOptions, context: TaskContext) -> None:
         super().__init__()
@@ -191,6 +196,13 @@ class Task(nn.Module):
         """
         if not len(sample.frames):
             raise DataError(f"source {sample.source!r}, sample {sample.key!r}: it has no frames")
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of what this task's weights mean nothing without (a tokenizer), by name.
+
+        Checkpoints keep them, and a run that starts from another's must have the same.
+        """
+        return {}
 
     def fit_blind(self, samples: Sequence[Sample]) -> Any:
         """Fit the best input-free predictors on training samples. The result is given to :meth:`evaluate`."""

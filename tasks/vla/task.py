@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
 from interlace.backbone import Backbone, BackboneConfig, normalise
-from interlace.data_recipes import Episode, Sample
+from interlace.data_recipes import DataError, Episode, Sample
 
 from ..frames import resize
 from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
@@ -34,6 +34,8 @@ class Vla(LanguageTask):
     Options: ClassVar[type[TaskOptions]] = VlaOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "episode"})
     draws_from: ClassVar[frozenset[str]] = needs
+    parts: ClassVar[tuple[str, ...]] = (*LanguageTask.parts, "query", "head")
+    begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"vlm": LanguageTask.parts}
 
     options: VlaOptions
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
@@ -60,6 +61,8 @@ class LanguageOptions(TaskOptions):
 class LanguageTask(Task):
     """A chat, a causal language model, a projector from patches to its embeddings, and a newline token."""
 
+    parts: ClassVar[tuple[str, ...]] = ("projector", "newline", "llm")
+
     options: LanguageOptions
 
     def __init__(self, options: LanguageOptions, context: TaskContext) -> None:
@@ -86,6 +89,12 @@ class LanguageTask(Task):
             named = "tokenizer" if options.tokenizer is not None else "llm"
             wrong.append((named, "allowed is a transformers tokenizer's folder or a SentencePiece .model file"))
         return wrong
+
+    def fingerprints(self) -> dict[str, str]:
+        """``tokenizer``: of the text that each of its tokens stands for."""
+        tokenizer = self.chat.tokenizer
+        texts = "\0".join(tokenizer.decode([token]) for token in range(tokenizer.size))
+        return {"tokenizer": hashlib.sha256(texts.encode()).hexdigest()}
 
     def demand_frozen(self, backbone: Backbone) -> None:
         """ValueError for a backbone that would be trained: a recipe says ``backbone.frozen: true``."""

@@ -68,7 +68,9 @@ SECTIONS = Sections(
     backbone=BackboneConfig,
     presets={name: PRESETS[name] for name in ("dinov3_vits16", "dinov3_vitl16")},
     tasks={
-        "ssl": TaskSpec(SslOptions, frozenset({"frames"}), frozenset({"frames"}), check, tokens_per_sample),
+        "ssl": TaskSpec(
+            SslOptions, frozenset({"frames"}), frozenset({"frames"}), check, tokens_per_sample, ("head", "neck")
+        ),
         "geometry": TaskSpec(
             GeometryOptions, frozenset({"frames", "depth", "camera"}), frozenset({"frames"}), check, tokens_per_sample
         ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +106,21 @@ def test_the_digest_leaves_out_what_no_weight_depends_on(override: str) -> None:
 )
 def test_the_digest_holds_what_training_depends_on(override: str) -> None:
     assert good(overrides=(override,)).digest() != good().digest()
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    recipe = good(overrides=("tasks.ssl.rates={head: 1e-3, neck: 2}",))
+    assert (recipe.tasks["ssl"].rates, good().tasks["ssl"].rates) == ({"head": 1e-3, "neck": 2.0}, {})
+    assert recipe.digest() != good().digest()
+    assert good(overrides=("tasks.ssl.rates={}",)).digest() == good().digest()
+
+
+def test_a_digest_without_rates_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints that were made before recipes could name rates go on."""
+    hashed, original = list[Any](), json.dumps
+    monkeypatch.setattr(json, "dumps", lambda value, **options: hashed.append(value) or original(value, **options))
+    good().digest()
+    assert not any("rates" in task for task in hashed[-1]["tasks"].values())
 
 
 def test_overrides() -> None:

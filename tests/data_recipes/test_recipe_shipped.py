@@ -26,8 +26,8 @@ from interlace.tasks import TASKS
 SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, task in TASKS.items()})
 ROOTS = (
     *("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1"),
-    *("OMNISTREAM_BACKBONE", "QWEN2_5_7B", "VLM_STAGE1", "VLM_STAGE1_5", "VLM_STAGE2", "VLM_DEMO_BACKBONE"),
-    "VLA_DEMO_BACKBONE",
+    *("OMNISTREAM_BACKBONE", "QWEN2_5_7B", "VLM_STAGE1", "VLM_STAGE1_5", "VLM_STAGE2", "VLM_STAGE3"),
+    *("VLM_DEMO_BACKBONE", "VLA_DEMO_BACKBONE"),
 )
 
 #: OmniStream Table 1, row by row.
@@ -196,6 +196,8 @@ def test_the_policies_are_table_13s(name: str, batch: int, chunk: int, tmp_path:
         "bf16",
         2,
     )
+    assert (engine.final_lr, task.rates) == (2e-5, {"projector": 1e-4})
+    assert recipe.start_from == str(tmp_path / "vlm_stage3")
     assert task.batch == 8 * 8
     assert task.batch * task.micro_batches == batch
     assert (options["size"], options["chunk"], options["context"], len(options["low"])) == (224, chunk, 1, 6)

@@ -15,7 +15,7 @@ from interlace.pretrain.step import Outcome
 def trained(rank: int, world: int, name: str, run: str, overrides: list[str]) -> dict[str, Any]:
     """A shipped recipe made tiny: its parameters, without ``tasks.NAME.``, as it began; those it changed; its losses.
 
-    ``taken_over``: whether what the run before, of the same task, saved is what it began with.
+    ``taken_over``: whether it began with all that the run before saved; ``anew``: what that run had nothing of.
     """
     recipe = train.recipe_from(name, tuple(overrides))
     ((task, _),) = recipe.tasks.items()
@@ -39,9 +39,12 @@ def trained(rank: int, world: int, name: str, run: str, overrides: list[str]) ->
     saved = load_file(Path(run) / "heads" / f"{task}.safetensors")
     before: dict[str, torch.Tensor] = {}
     if recipe.start_from is not None:
-        before = load_file(Path(recipe.start_from) / "heads" / f"{task}.safetensors")
+        (heads,) = (Path(recipe.start_from) / "heads").glob("*.safetensors")
+        before = load_file(heads)
     return {
         "changed": sorted(key for key, value in begun.items() if not torch.equal(value, saved[key])),
         "taken_over": all(torch.equal(value, begun[key]) for key, value in before.items() if key in begun),
+        "anew": sorted(begun.keys() - before.keys()),
+        "moved": {key: float((saved[key] - value).abs().max()) for key, value in begun.items()},
         "losses": losses,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import recipe_cases as cases
+import sentencepiece
 import torch
-from harness import Ranks
+from harness import CaseFailed, Ranks
 from safetensors.torch import load_file
 from tiny_backbone import backbone_named_in, write_backbone
 from tiny_backbone import tiny as on_backbone
@@ -23,11 +25,14 @@ sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "dat
 from language import write_tokenizer  # noqa: E402
 from robots import write_bridge_rlds, write_calvin  # noqa: E402
 from tiny_vla import sample  # noqa: E402
+from tiny_vlm import sample as asked  # noqa: E402
+
+LLM = "{layers: 2, hidden_size: 32, heads: 2, mlp_size: 48}"
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone, a tokenizer, CALVIN, BridgeData V2 and a table's episodes, all tiny."""
+    """A backbone, a tokenizer, CALVIN, BridgeData V2, a table's episodes, and clips with questions, all tiny."""
     root = tmp_path_factory.mktemp("vla")
     write_backbone(root)
     write_tokenizer(root)
@@ -39,7 +44,28 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ) as writer:
             for number in range(4):
                 writer.write(sample(number))
+    with SampleWriter(
+        root / "clips", name="clips", fields=("frames", "texts"), split="train", licence="CC0-1.0", fps=4.0
+    ) as writer:
+        for number in range(4):
+            writer.write(asked(number, frames=2))
     return root
+
+
+@pytest.fixture(scope="module")
+def vlm(two_ranks: Ranks, inputs: Path) -> Path:
+    """The run of a VLM on that backbone, with that tokenizer."""
+    overrides = on_backbone(
+        inputs / "backbone",
+        "tasks.vlm.batch=4",
+        "tasks.vlm.options.size=32",
+        f"tasks.vlm.options.llm={LLM}",
+        f"tasks.vlm.options.tokenizer={inputs / 'text.model'}",
+        f"tasks.vlm.sources=[{{name: clips, format: mds, path: {inputs / 'clips'}}}]",
+        "tasks.vlm.held_out=[]",
+    )
+    two_ranks.run(cases.trained, name="vlm_demo", run=str(inputs / "vlm"), overrides=overrides)
+    return inputs / "vlm"
 
 
 def tiny(root: Path) -> list[str]:
@@ -49,7 +75,7 @@ def tiny(root: Path) -> list[str]:
         "tasks.vla.micro_batches=2",
         "tasks.vla.options.size=32",
         "tasks.vla.options.head_size=32",
-        "tasks.vla.options.llm={layers: 2, hidden_size: 32, heads: 2, mlp_size: 48}",
+        f"tasks.vla.options.llm={LLM}",
         f"tasks.vla.options.tokenizer={root / 'text.model'}",
     )
 
@@ -68,17 +94,51 @@ def check(found: dict, run: Path, inputs: Path) -> None:
     ("name", "source"),
     [("vla_calvin", ("calvin", "calvin/training")), ("vla_bridge", ("bridge_rlds", "bridge"))],
 )
-def test_the_papers_recipes_take_two_steps(
-    two_ranks: Ranks, inputs: Path, tmp_path: Path, name: str, source: tuple[str, str]
+def test_the_papers_recipes_take_two_steps_from_a_vlm(
+    two_ranks: Ranks, inputs: Path, vlm: Path, tmp_path: Path, name: str, source: tuple[str, str]
 ) -> None:
     form, folder = source
     overrides = [
         *tiny(inputs),
         "backbone.preset=null",
+        f"start_from={vlm}",
         f"tasks.vla.sources=[{{name: robot, format: {form}, path: {inputs / folder}}}]",
     ]
     found = two_ranks.run(cases.trained, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
     check(found, tmp_path / "run", inputs)
+    assert found["taken_over"]
+    assert {key.split(".")[0] for key in found["anew"]} == {"query", "head"}
+    # Adam's steps are as long as the rate, however small the gradient: here 1e-4 and 2e-5, twice.
+    furthest = {
+        part: max(way for key, way in found["moved"].items() if key.split(".")[0] == part)
+        for part in ("projector", "newline", "llm", "query", "head")
+    }
+    assert furthest.pop("projector") == pytest.approx(2e-4, rel=0.05)
+    assert all(way == pytest.approx(4e-5, rel=0.05) for way in furthest.values())
+
+
+def test_what_a_vlms_run_cannot_give_is_refused(one_rank: Ranks, inputs: Path, vlm: Path, tmp_path: Path) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["push the red block to the left"] * 20),
+        model_writer=model,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=3,
+        minloglevel=2,
+    )
+    (tmp_path / "other.model").write_bytes(model.getvalue())
+    source = f"tasks.vla.sources=[{{name: table, format: mds, path: {inputs / 'train'}}}]"
+    for number, (change, message) in enumerate(
+        (
+            (f"backbone.init={write_backbone(tmp_path, seed=6)}", "another frozen backbone than backbone.init names"),
+            (f"tasks.vla.options.tokenizer={tmp_path / 'other.model'}", "its vlm was trained with another tokenizer"),
+            (f"tasks.vla.options.llm={LLM.replace('2, hidden', '1, hidden')}", "which this student has not"),
+        )
+    ):
+        overrides = [*tiny(inputs), source, "tasks.vla.held_out=[]", f"start_from={vlm}", change]
+        with pytest.raises(CaseFailed, match=message):
+            one_rank.run(cases.trained, name="vla_demo", run=str(tmp_path / f"run{number}"), overrides=overrides)
 
 
 def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path, tmp_path: Path) -> None:

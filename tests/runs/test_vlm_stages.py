@@ -84,6 +84,7 @@ def test_the_stages_chain(two_ranks: Ranks, inputs: Path, tmp_path: Path) -> Non
         before = [f"start_from={run}"]
         assert all(math.isfinite(loss["vlm/tokens"]) for loss in found["losses"])
         assert found["taken_over"]
+        assert bool(found["anew"]) == (name == "vlm_stage1")
         parts = {key.split(".")[0] for key in found["changed"]}
         assert parts >= {"projector"}
         assert ("llm" in parts) == (name != "vlm_stage1"), "table 12: stage 1 trains the projector alone"
