@@ -11,7 +11,7 @@ import numpy as np
 
 from interlace.data_recipes.statistics import bounds, resampled
 
-from .result import Facts, Result, read
+from .result import Facts, Result, read, read_pictures
 
 #: Where a run keeps what was measured of it.
 RESULTS = "results"
@@ -37,17 +37,45 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def collect(places: Sequence[Path]) -> list[Result]:
-    """All results of runs, folders and files. Raises ValueError for a place that holds none."""
-    found: list[Result] = []
+@dataclass(frozen=True)
+class Pictured:
+    """A picture that lies beside results. ``measurement``: such as probe-rooms; ``subject``: of what."""
+
+    file: Path
+    measurement: str
+    subject: str
+    name: str
+    title: str
+    caption: str
+
+
+def result_files(places: Sequence[Path]) -> list[Path]:
+    """The files of results of runs, folders and files, each once. Raises ValueError for a place that holds none."""
+    found: list[Path] = []
     for place in places:
         folder = place / RESULTS if (place / RESULTS).is_dir() else place
         files = [place] if place.is_file() else sorted(folder.glob("*.json")) if folder.is_dir() else []
         files = [file for file in files if place.is_file() or '"interlace.results"' in file.read_text()[:200]]
         if not files:
             raise ValueError(f"{place}: holds no results; make some with `interlace eval`")
-        for file in files:
-            found += read(file)
+        found += files
+    return list({file.resolve(): file for file in found}.values())
+
+
+def collect(places: Sequence[Path]) -> list[Result]:
+    """All results of runs, folders and files. Raises ValueError for a place that holds none."""
+    return [each for file in result_files(places) for each in read(file)]
+
+
+def collect_pictures(places: Sequence[Path]) -> list[Pictured]:
+    """The pictures that lie beside these results; those that were moved away are left out."""
+    found = []
+    for file in result_files(places):
+        subject = read(file)[0].facts.subject
+        for row in read_pictures(file):
+            path = file.parent / row["file"]
+            if path.is_file():
+                found.append(Pictured(path, file.stem, subject, row["name"], row["title"], row["caption"]))
     return found
 
 

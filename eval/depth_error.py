@@ -23,7 +23,8 @@ _LEAST_DEPTH = 1e-5
 
 @dataclass(frozen=True)
 class DepthError:
-    """Of one sequence. ``pixels``: the valid ones, which weight it among the others."""
+    """Of one sequence. ``pixels``: the valid ones, which weight it among the others. ``scale``, ``shift``: what brought
+    the guess to the truth."""
 
     abs_rel: float
     sq_rel: float
@@ -33,9 +34,12 @@ class DepthError:
     delta_2: float
     delta_3: float
     pixels: int
+    scale: float = 1.0
+    shift: float = 0.0
 
     def values(self) -> list[float]:
-        return [float(value) for value in asdict(self).values()]
+        """All but ``scale`` and ``shift``, in their order."""
+        return [float(value) for value in list(asdict(self).values())[:-2]]
 
 
 def to_size(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -85,6 +89,8 @@ def depth_error(
         delta_2=float((ratio < 1.25**2).mean()),
         delta_3=float((ratio < 1.25**3).mean()),
         pixels=len(true),
+        scale=scale,
+        shift=shift,
     )
 
 

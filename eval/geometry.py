@@ -12,13 +12,14 @@ import numpy as np
 from interlace.data_recipes import DataError, Sample
 from interlace.data_recipes.statistics import scene
 
+from .album import Album, Shown, seen_from_first, small
 from .depth_error import Alignment, DepthError, depth_error
 from .frozen import DataHash
 from .recordings import DEPTH, POSE, Benchmark, Recording
 from .result import Facts, Result, Scores, result
-from .streaming import Reader, watch
+from .streaming import Reader, Said, watch
 from .subjects import Subject
-from .trajectory import PoseError, pose_error
+from .trajectory import PoseError, align, pose_error
 
 Kind = Literal["depth", "pose"]
 
@@ -89,16 +90,19 @@ def stream_geometry(
     long_side: int = LONG_SIDE,
     alignment: Alignment = "scale",
     seed: int = 0,
+    albums: dict[str, list[Album]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """Depth errors weighted by valid pixels, or pose errors, of one subject read by one reader.
 
-    A sequence that cannot be read or measured is left out by name. Raises ValueError where none can be.
+    A sequence that cannot be read or measured is left out by name. Raises ValueError where none can be. ``albums``:
+    takes the sequences with what was read of them, aligned, by the subject's name.
     """
     units: list[str] = []
     errors: list[Any] = []
     missing: dict[str, str] = {}
     hashed = DataHash()
+    album = _album(suite, alignment)
     with subject.held():
         for entry in suite.entries:
             try:
@@ -109,10 +113,14 @@ def stream_geometry(
                 say(f"left out {entry.name}: {error}")
                 continue
             hashed.add(entry.name, recording.frames, recording.depth, recording.c2w)
-            errors.append(_measure(subject, reader, suite, recording, long_side, alignment, entry.name))
+            said = watch(subject, reader, recording, long_side)
+            errors.append(_measure(subject, suite, recording, said, alignment, entry.name))
+            album.shown.append(_shown(entry.name, recording, said, errors[-1]))
             units.append(entry.unit)
             if suite.unit == "sequence":
                 say(f"{subject.name}: {entry.name}: {_brief(errors[-1])}")
+    if albums is not None:
+        albums.setdefault(subject.name, []).append(album)
     how = ALIGNED[alignment] if suite.kind == "depth" else "one similarity a sequence"
     facts = Facts(
         protocol=f"{suite.kind}/{reader.name} (CUT3R's protocol, {how})",
@@ -162,17 +170,31 @@ def _check(kind: Kind, recording: Recording) -> None:
         raise DataError("a true pose is not finite")
 
 
+def _album(suite: Suite, alignment: Alignment) -> Album:
+    if suite.kind == "depth":
+        return Album("depth", f"depth, {ALIGNED[alignment]}", "abs_rel", "lower")
+    return Album("pose", "path of the camera, one similarity a sequence", "ate", "lower")
+
+
+def _shown(name: str, recording: Recording, said: Said, error: DepthError | PoseError) -> Shown:
+    """Depth of the middle frame, or the whole path, as it was compared with the truth."""
+    middle = len(recording.frames) // 2
+    if isinstance(error, DepthError):
+        assert recording.depth is not None  # _check
+        truth = recording.depth[middle]
+        guess = error.scale * said.depth[middle] + error.shift
+        frames = small(recording.frames[middle : middle + 1])
+        return Shown(name, error.abs_rel, frames, small(np.where(np.isfinite(truth), truth, 0)), small(guess))
+    assert recording.c2w is not None  # _check
+    true = recording.c2w.astype(np.float64)
+    paths = [seen_from_first(each, true[0]) for each in (true, align(said.c2w, true))]
+    return Shown(name, error.ate, small(recording.frames[:1]), *paths)
+
+
 def _measure(
-    subject: Subject,
-    reader: Reader,
-    suite: Suite,
-    recording: Recording,
-    long_side: int,
-    alignment: Alignment,
-    name: str,
+    subject: Subject, suite: Suite, recording: Recording, said: Said, alignment: Alignment, name: str
 ) -> DepthError | PoseError:
     """A failure here is the subject's, so it stops the measurement instead of sparing it a hard sequence."""
-    said = watch(subject, reader, recording, long_side)
     try:
         if suite.kind == "depth":
             assert recording.depth is not None  # _check

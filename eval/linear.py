@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,26 +17,36 @@ DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 ITERATIONS = 100
 
 
-def fit_linear(
-    features: Tensor, labels: np.ndarray, scenes: Sequence[str], query: Tensor, held_back: float, seed: int
-) -> np.ndarray:
-    """[m] the class of each row of ``query`` [m, D], by multinomial logistic regression on ``features`` [n, D].
+@dataclass(frozen=True)
+class Linear:
+    """A fitted classifier: ``mean``, ``deviation`` [D] of its features, ``weights`` [D + 1, classes], biases last."""
 
-    ``labels`` [n] int64, ``scenes`` [n]. The decay is chosen on a share ``held_back`` of the scenes; the classifier is
-    then fitted on all.
+    mean: Tensor
+    deviation: Tensor
+    weights: Tensor
+
+    def shares(self, query: Tensor) -> Tensor:
+        """[m, classes] float64: the probability of each class, of rows [m, D]."""
+        return scores((query - self.mean) / self.deviation, self.weights).softmax(1)
+
+
+def fit_linear(features: Tensor, labels: np.ndarray, scenes: Sequence[str], held_back: float, seed: int) -> Linear:
+    """Multinomial logistic regression on ``features`` [n, D]; ``labels`` [n] int64, ``scenes`` [n].
+
+    The decay is chosen on a share ``held_back`` of the scenes; the classifier is then fitted on all.
     """
     truth = torch.from_numpy(labels)
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-4)
-    inputs, asked = ((each - mean) / deviation for each in (features, query))
+    inputs = (features - mean) / deviation
     training, aside = split(scenes, held_back, seed)
     number = int(truth.max()) + 1
 
     def right(decay: float) -> float:
         weights = logistic(inputs[training], truth[training], number, decay)
-        return float((classify(inputs[aside], weights) == truth[aside]).float().mean())
+        return float((scores(inputs[aside], weights).argmax(1) == truth[aside]).float().mean())
 
     best = max(DECAYS, key=right)
-    return classify(asked, logistic(inputs, truth, number, best)).numpy()
+    return Linear(mean, deviation, logistic(inputs, truth, number, best))
 
 
 def logistic(inputs: Tensor, labels: Tensor, classes: int, decay: float) -> Tensor:
@@ -55,6 +66,6 @@ def logistic(inputs: Tensor, labels: Tensor, classes: int, decay: float) -> Tens
     return weights.detach()
 
 
-def classify(inputs: Tensor, weights: Tensor) -> Tensor:
-    """[n] the class with the highest score."""
-    return (inputs.double() @ weights[:-1] + weights[-1]).argmax(1)
+def scores(inputs: Tensor, weights: Tensor) -> Tensor:
+    """[n, classes] float64."""
+    return inputs.double() @ weights[:-1] + weights[-1]

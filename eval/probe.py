@@ -7,7 +7,8 @@ so, and are compared with nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from interlace.data_recipes import Sample
 from interlace.data_recipes.statistics import scene
+from interlace.data_recipes.worlds.rooms import LABELS
 from interlace.tasks.geometry.measures import rotation_degrees
 from interlace.tasks.geometry.targets import quaternions, relative_to_first
 from interlace.tasks.ssl.measures import UNLABELLED, classes, directions, vote
 
+from .album import Album, Shown, small
 from .frozen import DataHash
 from .heads import Budget, DenseHead, PoseHead, class_loss, depth_loss, fit, pose_loss
 from .linear import fit_linear
@@ -92,65 +95,107 @@ def cache(subject: Subject, samples: Sequence[Sample], frames: np.ndarray) -> Ca
     return Cached(*(torch.cat(each) for each in zip(*rows, strict=True)))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a probe found, with its test clips for pictures."""
+
+    scores: Scores
+    protocol: str
+    settings: dict[str, object] = field(default_factory=dict)
+    album: Album | None = None
+
+
+#: A fitted probe: from tokens of the held-out clips to what it finds.
+Reading = Callable[[Cached], Iterator[Measured]]
+
+
 def probe(
     subject: Subject,
     rooms: Rooms,
     *,
     budget: Budget | None = None,
     seed: int = 0,
+    others: Sequence[Subject] = (),
+    albums: dict[str, list[Album]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """Every probe of one subject. ``say`` hears which is under way. Nothing about the subject may change meanwhile."""
+    """Every probe of one subject. ``say`` hears which is under way. Nothing about the subject may change meanwhile.
+
+    ``others``: what else is read with the very heads that were fitted on this subject's tokens, such as its stream in
+    8 bits. ``albums``: takes the test clips with what was said of them by ``subject``, under its name.
+    """
     budget = budget or Budget()
     results = []
-    with subject.held():
+    with ExitStack() as held:
+        for each in (subject, *others):
+            held.enter_context(each.held())
         say(f"{subject.name}: features of {len(rooms.train) + len(rooms.test)} clips")
         train = cache(subject, rooms.train, rooms.train_frames)
-        test = cache(subject, rooms.test, rooms.test_frames)
-        probes = (_neighbours, _linear, _segmentation, _depth, _pose)
-        for each in probes:
-            say(f"{subject.name}: {each.__name__.strip('_')}")
-            for scores, protocol, settings in each(train, test, rooms, budget, seed):
-                facts = Facts(
-                    protocol=protocol,
-                    data="built-in rooms",
-                    unit="room",
-                    subject=subject.name,
-                    backbone_hash=subject.digest,
-                    data_hash=rooms.digest,
-                    seed=seed,
-                    settings=settings,
-                )
-                results.append(result(scores, facts))
+        tests = [(each, cache(each, rooms.test, rooms.test_frames)) for each in (subject, *others)]
+        for fitted in (_neighbours, _linear, _segmentation, _depth, _pose):
+            say(f"{subject.name}: {fitted.__name__.strip('_')}")
+            read = fitted(train, rooms, budget, seed)
+            for each, test in tests:
+                for found in read(test):
+                    facts = Facts(
+                        protocol=found.protocol,
+                        data="built-in rooms",
+                        unit="room",
+                        subject=each.name,
+                        backbone_hash=each.digest,
+                        data_hash=rooms.digest,
+                        seed=seed,
+                        settings=found.settings,
+                    )
+                    results.append(result(found.scores, facts))
+                    if albums is not None and found.album is not None and each is subject:
+                        albums.setdefault(subject.name, []).append(found.album)
     return results
 
 
-Probed = Iterator[tuple[Scores, str, dict[str, object]]]
-
-
-def _neighbours(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+def _neighbours(train: Cached, rooms: Rooms, budget: Budget, seed: int) -> Reading:
     """The vote of the nearest training clips by the cosine of CLS around its mean."""
-    reference, query = directions(train.cls, test.cls)
-    for name, known, truth in _labels(rooms):
-        within, applies = known != UNLABELLED, truth != UNLABELLED
-        guess = vote(reference[within], known[within], query[applies], NEIGHBOURS)
-        scores = Scores.of(name, "higher", _units(rooms, applies), guess == truth[applies])
-        yield scores, "probe/knn (CLS, un-augmented)", {"neighbours": NEIGHBOURS}
+
+    def read(test: Cached) -> Iterator[Measured]:
+        reference, query = directions(train.cls, test.cls)
+        for name, known, truth in _labels(rooms):
+            within, applies = known != UNLABELLED, truth != UNLABELLED
+            guess = vote(reference[within], known[within], query[applies], NEIGHBOURS)
+            scores = Scores.of(name, "higher", _units(rooms, applies), guess == truth[applies])
+            yield Measured(scores, "probe/knn (CLS, un-augmented)", {"neighbours": NEIGHBOURS})
+
+    return read
 
 
-def _linear(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+def _linear(train: Cached, rooms: Rooms, budget: Budget, seed: int) -> Reading:
     """A linear classifier on CLS and mean patch, its weight decay chosen on held-back rooms."""
-    inputs = [torch.cat((each.cls, each.mean), 1) for each in (train, test)]
     scenes = [scene(sample.key) for sample in rooms.train]
+    fitted = []
     for name, known, truth in _labels(rooms):
-        within, applies = known != UNLABELLED, truth != UNLABELLED
+        within = known != UNLABELLED
         mine = [each for each, used in zip(scenes, within, strict=True) if used]
-        guess = fit_linear(inputs[0][within], known[within], mine, inputs[1][applies], budget.held_back, seed)
-        scores = Scores.of(name, "higher", _units(rooms, applies), guess == truth[applies])
-        yield scores, "probe/linear (CLS and mean patch, un-augmented)", {"held_back": budget.held_back}
+        inputs = torch.cat((train.cls, train.mean), 1)[within]
+        fitted.append((name, truth, fit_linear(inputs, known[within], mine, budget.held_back, seed)))
+
+    def read(test: Cached) -> Iterator[Measured]:
+        for name, truth, classifier in fitted:
+            places = np.flatnonzero(truth != UNLABELLED)
+            shares = classifier.shares(torch.cat((test.cls, test.mean), 1)[places]).numpy()
+            guess, true = shares.argmax(1), truth[places]
+            album = Album("classes", name, "probability of the truth", "higher", LABELS.get(name, ()))
+            for place, row, said, right in zip(places, shares, guess, true, strict=True):
+                # a class that no training clip has is never given any share
+                score = float(row[right]) if right < len(row) else 0.0
+                sample = rooms.test[place]
+                album.shown.append(Shown(sample.key, score, small(sample.frames[-1:]), right, said))
+            scores = Scores.of(name, "higher", _units(rooms, truth != UNLABELLED), guess == true)
+            protocol = "probe/linear (CLS and mean patch, un-augmented)"
+            yield Measured(scores, protocol, {"held_back": budget.held_back}, album)
+
+    return read
 
 
-def _segmentation(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+def _segmentation(train: Cached, rooms: Rooms, budget: Budget, seed: int) -> Reading:
     """A linear head on patches; intersections and unions are summed over all clips before they are divided."""
     patches, truth = train.patches.flatten(0, 1), torch.from_numpy(rooms.train_classes).flatten(0, 1)
     fitted = fit(
@@ -161,17 +206,22 @@ def _segmentation(train: Cached, test: Cached, rooms: Rooms, budget: Budget, see
         seed,
     )
     size = rooms.test_classes.shape[2:]
-    with torch.no_grad():
-        guesses = [fitted.head(each, size).argmax(1).numpy() for each in test.patches]
-    both, either = overlaps(np.stack(guesses), rooms.test_classes, len(CLASSES))
-    yield (
-        Scores("miou", "higher", _units(rooms), both, either),
-        "probe/segmentation (linear on patches)",
-        budget.settings(),
-    )
+
+    def read(test: Cached) -> Iterator[Measured]:
+        with torch.no_grad():
+            guesses = np.stack([fitted.head(each, size).argmax(1).numpy() for each in test.patches]).astype(np.uint8)
+        both, either = overlaps(guesses, rooms.test_classes, len(CLASSES))
+        album = Album("segmentation", "classes of pixels", "mean IoU of its own classes", "higher", CLASSES)
+        for row, score in enumerate(own_iou(both, either)):
+            maps = small(rooms.test_classes[row, -1]), small(guesses[row, -1])
+            album.shown.append(Shown(rooms.test[row].key, score, _dense_frame(rooms, row), *maps))
+        scores = Scores("miou", "higher", _units(rooms), both, either)
+        yield Measured(scores, "probe/segmentation (linear on patches)", budget.settings(), album)
+
+    return read
 
 
-def _depth(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+def _depth(train: Cached, rooms: Rooms, budget: Budget, seed: int) -> Reading:
     """A linear head on patches that says log metres; nothing is aligned."""
     truth = [true_depths(*each) for each in ((rooms.train, rooms.train_frames), (rooms.test, rooms.test_frames))]
     patches, known = train.patches.flatten(0, 1), truth[0].flatten(0, 1)
@@ -183,19 +233,26 @@ def _depth(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int)
         budget,
         seed,
     )
-    with torch.no_grad():
-        guess = [fitted.head(each, tuple(known.shape[1:]))[:, 0].exp() for each in test.patches]
-    relative, inside = [], []
-    for seen, true in zip(guess, truth[1], strict=True):
-        factor = (seen / true)[true > 0].double()
-        relative.append(float((factor - 1).abs().mean()))
-        inside.append(float((torch.maximum(factor, 1 / factor) < 1.25).double().mean()))
-    protocol = "probe/depth (linear on patches, metres, not aligned)"
-    yield Scores.of("abs_rel", "lower", _units(rooms), relative), protocol, budget.settings()
-    yield Scores.of("delta_1.25", "higher", _units(rooms), inside), protocol, budget.settings()
+
+    def read(test: Cached) -> Iterator[Measured]:
+        with torch.no_grad():
+            guess = [fitted.head(each, tuple(known.shape[1:]))[:, 0].exp() for each in test.patches]
+        relative, inside = [], []
+        album = Album("depth", "depth in metres, not aligned", "abs_rel", "lower")
+        for row, (seen, true) in enumerate(zip(guess, truth[1], strict=True)):
+            factor = (seen / true)[true > 0].double()
+            relative.append(float((factor - 1).abs().mean()))
+            inside.append(float((torch.maximum(factor, 1 / factor) < 1.25).double().mean()))
+            maps = small(true[-1].numpy()), small(seen[-1].numpy())
+            album.shown.append(Shown(rooms.test[row].key, relative[-1], _dense_frame(rooms, row), *maps))
+        protocol = "probe/depth (linear on patches, metres, not aligned)"
+        yield Measured(Scores.of("abs_rel", "lower", _units(rooms), relative), protocol, budget.settings(), album)
+        yield Measured(Scores.of("delta_1.25", "higher", _units(rooms), inside), protocol, budget.settings())
+
+    return read
 
 
-def _pose(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) -> Probed:
+def _pose(train: Cached, rooms: Rooms, budget: Budget, seed: int) -> Reading:
     """A fresh head on camera tokens; errors of frames 1 on, relative to the first camera, not aligned."""
     known, truth = relative_poses(rooms.train), relative_poses(rooms.test)
     later = train.camera[:, 1:]
@@ -203,14 +260,25 @@ def _pose(train: Cached, test: Cached, rooms: Rooms, budget: Budget, seed: int) 
     flat = [each.flatten(0, 1) for each in (later, first, known[:, 1:])]
     scenes = np.repeat([scene(sample.key) for sample in rooms.train], later.shape[1]).tolist()
     fitted = fit(lambda: PoseHead(train.camera), pose_loss(flat[0], flat[1], flat[2]), scenes, budget, seed)
-    with torch.no_grad():
-        guess = fitted.head(test.camera[:, 1:], test.camera[:, :1].expand_as(test.camera[:, 1:])).double().numpy()
     true = truth[:, 1:].double().numpy()
-    protocol = "probe/pose (2 layers on camera tokens, not aligned)"
-    degrees = rotation_degrees(guess[..., :4], true[..., :4]).mean(1)
-    metres = np.linalg.norm(guess[..., 4:] - true[..., 4:], axis=-1).mean(1)
-    yield Scores.of("rotation_degrees", "lower", _units(rooms), degrees), protocol, budget.settings()
-    yield Scores.of("translation_metres", "lower", _units(rooms), metres), protocol, budget.settings()
+
+    def read(test: Cached) -> Iterator[Measured]:
+        with torch.no_grad():
+            guess = fitted.head(test.camera[:, 1:], test.camera[:, :1].expand_as(test.camera[:, 1:])).double().numpy()
+        protocol = "probe/pose (2 layers on camera tokens, not aligned)"
+        degrees = rotation_degrees(guess[..., :4], true[..., :4]).mean(1)
+        metres = np.linalg.norm(guess[..., 4:] - true[..., 4:], axis=-1).mean(1)
+        album = Album("pose", "path of the camera in metres, not aligned", "mean error of the place", "lower")
+        for row, sample in enumerate(rooms.test):
+            # the first camera is where it is by definition
+            paths = [np.concatenate((np.zeros((1, 3)), each[row, :, 4:])) for each in (true, guess)]
+            album.shown.append(Shown(sample.key, float(metres[row]), small(sample.frames[:1]), *paths))
+        yield Measured(
+            Scores.of("rotation_degrees", "lower", _units(rooms), degrees), protocol, budget.settings(), album
+        )
+        yield Measured(Scores.of("translation_metres", "lower", _units(rooms), metres), protocol, budget.settings())
+
+    return read
 
 
 def overlaps(guess: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -223,6 +291,14 @@ def overlaps(guess: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.nda
         both[row] = np.diag(table)
         either[row] = table.sum(0) + table.sum(1) - np.diag(table)
     return both, either
+
+
+def own_iou(both: np.ndarray, either: np.ndarray) -> list[float]:
+    """[n] of each sample: the mean IoU of the classes that it or its guess has; intersections and unions [n, k]."""
+    return [
+        float((one[of > 0] / of[of > 0]).mean()) if (of > 0).any() else 0.0
+        for one, of in zip(both, either, strict=True)
+    ]
 
 
 def relative_poses(samples: Sequence[Sample]) -> Tensor:
@@ -252,6 +328,11 @@ def _labels(rooms: Rooms) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         known, truth = classes(rooms.train, name), classes(rooms.test, name)
         if (truth != UNLABELLED).any():
             yield name, known, truth
+
+
+def _dense_frame(rooms: Rooms, row: int) -> np.ndarray:
+    """[1, H, W, 3] the last dense frame of a held-out clip."""
+    return small(rooms.test[row].frames[rooms.test_frames[row, -1:]])
 
 
 def _units(rooms: Rooms, applies: np.ndarray | None = None) -> list[str]:

@@ -125,8 +125,11 @@ def result(scores: Scores, facts: Facts) -> Result:
     return Result(facts=facts, measure=scores.measure, better=scores.better, samples=len(scores.units), groups=groups)
 
 
-def write(results: Sequence[Result], path: Path) -> Path:
-    """Write results as JSON, whole or not at all. ``value``, ``low`` and ``high`` are there for other tools."""
+def write(results: Sequence[Result], path: Path, pictures: Sequence[Mapping[str, str]] = ()) -> Path:
+    """Write results as JSON, whole or not at all. ``value``, ``low`` and ``high`` are there for other tools.
+
+    ``pictures``: what was drawn beside, each with its ``file``, ``name``, ``title`` and ``caption``.
+    """
     rows = []
     for each in results:
         low, high = each.interval
@@ -134,15 +137,20 @@ def write(results: Sequence[Result], path: Path) -> Path:
         rows.append(
             {**row.pop("facts"), **row, "n": each.n, "of": each.of, "value": each.value, "low": low, "high": high}
         )
+    content = {"kind": KIND, "version": VERSION, "pictures": list(pictures), "results": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"kind": KIND, "version": VERSION, "results": rows}, indent=1) + "\n")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
     return path
 
 
-def read(path: Path) -> list[Result]:
-    """What :func:`write` wrote. Raises ValueError for another file."""
+def read_pictures(path: Path) -> list[dict[str, str]]:
+    """The pictures that a file of results names. Raises ValueError for another file."""
+    return list(_content(path).get("pictures", []))
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -151,6 +159,12 @@ def read(path: Path) -> list[Result]:
         raise ValueError(f"{path}: no results of `interlace eval`")
     if content["version"] != VERSION:
         raise ValueError(f"{path}: version {content['version']!r} of the results; this program reads {VERSION}")
+    return content
+
+
+def read(path: Path) -> list[Result]:
+    """What :func:`write` wrote. Raises ValueError for another file."""
+    content = _content(path)
     names = [each.name for each in dataclasses.fields(Facts)]
     try:
         return [

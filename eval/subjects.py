@@ -22,6 +22,8 @@ THUMBNAIL = 16
 #: The name of the baseline, and what stands for its hash: it has no weights.
 PIXELS = "raw pixels"
 NO_WEIGHTS = "none"
+#: What is added to a backbone's name where its keys and values are kept so.
+EIGHT_BITS = "8-bit keys and values"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,28 @@ class FrozenBackbone:
         return frozen(self.backbone, self.name, self.digest)
 
     def _dtype(self) -> torch.dtype:
+        """Of a stream's keys and values."""
         return self.backbone.embedding.cls_token.dtype
+
+
+class EightBits(FrozenBackbone):
+    """The same with 8-bit keys and values, every clip a stream. Raises ValueError where it cannot stream."""
+
+    def __init__(self, subject: FrozenBackbone) -> None:
+        if subject.backbone.config.attention != "causal":
+            raise ValueError(
+                f"{subject.name}: 8-bit keys and values need a backbone that streams; this one sees the future"
+            )
+        super().__init__(subject.backbone, f"{subject.name}, {EIGHT_BITS}")
+
+    @torch.no_grad()
+    def clips(self, frames: Tensor) -> Tokens:
+        batch, length, _, height, width = frames.shape
+        with self.backbone.stream(batch, height, width, max_frames=length, dtype=self._dtype()) as stream:
+            return _tokens(stream(backbones.normalise(frames.to(self.device))))
+
+    def _dtype(self) -> torch.dtype:
+        return torch.int8
 
 
 def _tokens(features: Features) -> Tokens:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interlace.data_recipes import DataError
 
+from .album import Album, Shown, small, spread
 from .davis import MaskedClip, read_sequence, sequence_names
 from .frozen import DataHash
 from .masks import Statistics, boundary, region, statistics
@@ -40,17 +41,20 @@ def label_propagation(
     short_side: int = SHORT_SIDE,
     values: Propagation | None = None,
     device: str = "cpu",
+    albums: dict[str, list[Album]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """J&F and the statistics of J and F over all objects of the sequences in ``root``, in DAVIS's layout.
 
     A sequence that cannot be read is left out by name. The interval resamples sequences. Raises DataError where the
-    list of sequences is missing, ValueError where none can be measured.
+    list of sequences is missing, ValueError where none can be measured. ``albums``: takes
+    the sequences with the masks that were found, by the subject's name.
     """
     values = values or Propagation()
     scores: list[ObjectScore] = []
     missing: dict[str, str] = {}
     hashed = DataHash()
+    album = Album("propagation", "masks carried from the first frame", "J&F mean", "higher")
     with subject.held():
         for name in sequence_names(root):
             try:
@@ -60,9 +64,15 @@ def label_propagation(
                 say(f"left out {name}: {error}")
                 continue
             hashed.add(name, clip.frames, clip.masks)
-            found = score(name, follow(subject, clip, short_side, values, device), clip.masks)
+            guess = follow(subject, clip, short_side, values, device)
+            found = score(name, guess, clip.masks)
             scores += found
+            both = (_mean(found, "j") + _mean(found, "f")) / 2
+            kept = spread(len(guess))
+            album.shown.append(Shown(name, both, *(small(each[kept]) for each in (clip.frames, clip.masks, guess))))
             say(f"{subject.name}: {name}: J {_mean(found, 'j'):.3f}, F {_mean(found, 'f'):.3f}")
+    if albums is not None:
+        albums.setdefault(subject.name, []).append(album)
     kind = "DINOv3's values" if values == Propagation() else "other values"
     facts = Facts(
         protocol=f"vos/label propagation ({kind}, one stream a clip)",

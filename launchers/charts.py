@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,11 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110, bbox_inches="tight")
     return stream.getvalue()
+
+
+def inline(data: bytes) -> str:
+    """A PNG file as a URL that needs no network."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -117,15 +117,16 @@ def report(
     run: Annotated[
         list[Path], typer.Argument(help="A run's folder; or several, or results, to compare.", show_default=False)
     ],
+    out: Annotated[Path, typer.Option("--out", help="Of a comparison: the page to write.")] = Path("comparison.html"),
 ) -> None:
-    """Write a run's report.html again; or print what `interlace eval` measured of several side by side."""
+    """Write a run's report.html again; or what `interlace eval` measured of several side by side, as a page too."""
     from .commands import write_report
     from .evaluating import compare, holds_results
 
     if len(run) == 1 and not holds_results(run[0]):
         write_report(run[0], console)
     else:
-        compare(run, console)
+        compare(run, out, console)
 
 
 BackbonePath = Annotated[str, typer.Option("--backbone", help="A backbone's folder, or a run's.", show_default=False)]

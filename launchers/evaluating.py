@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from interlace.eval.geometry import Kind
     from interlace.eval.propagation import Propagation
     from interlace.eval.result import Result
     from interlace.eval.subjects import FrozenBackbone, Subject
+
+    from .sample_pictures import Picture
 
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
@@ -27,6 +27,9 @@ Out = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of fresh heads and their batches.")]
 Device = Annotated[str, typer.Option("--device", help="Where the backbone runs: cpu, cuda, cuda:1.")]
+EightBits = Annotated[
+    bool, typer.Option("--eight-bits", help="Measure it with 8-bit keys and values too, paired with itself.")
+]
 
 
 def evaluating(console: Console) -> typer.Typer:
@@ -45,10 +48,11 @@ def evaluating(console: Console) -> typer.Typer:
         seed: Seed = 0,
         rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms that heads learn from.")] = 120,
         untrained: Annotated[bool, typer.Option(help="Measure an untrained backbone of the same shape too.")] = True,
+        eight_bits: EightBits = False,
         device: Device = "cpu",
     ) -> None:
         """Neighbours, classes, segmentation, depth and pose from frozen tokens, beside raw pixels."""
-        run_probe(backbone, on, out, seed, rooms, untrained, device, console)
+        run_probe(backbone, on, out, seed, rooms, untrained, device, console, eight_bits)
 
     @app.command(
         epilog="Examples: interlace eval vos runs/demo | interlace eval vos runs/demo --on davis17 --data DAVIS"
@@ -64,13 +68,14 @@ def evaluating(console: Console) -> typer.Typer:
         neighbours: Annotated[int, typer.Option("--neighbours", help="Most similar cells that vote.")] = 5,
         temperature: Annotated[float, typer.Option("--temperature", help="Of their votes.")] = 0.2,
         untrained: Annotated[bool, typer.Option(help="Measure an untrained backbone of the same shape too.")] = True,
+        eight_bits: EightBits = False,
         device: Device = "cpu",
     ) -> None:
         """Objects followed through video by label propagation: J and F, beside raw pixels."""
         from interlace.eval.propagation import Propagation
 
         values = Propagation(context, radius, neighbours, temperature)
-        run_vos(backbone, on, data, out, short_side, values, untrained, device, console)
+        run_vos(backbone, on, data, out, short_side, values, untrained, device, console, eight_bits)
 
     @app.command(
         epilog="Examples: interlace eval geometry runs/demo | "
@@ -93,10 +98,11 @@ def evaluating(console: Console) -> typer.Typer:
         rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms of fresh heads.")] = 120,
         long_side: Annotated[int | None, typer.Option("--long-side", min=1, help="512; of rooms their own.")] = None,
         untrained: Annotated[bool, typer.Option(help="With fresh heads, an untrained backbone too.")] = True,
+        eight_bits: EightBits = False,
         device: Device = "cpu",
     ) -> None:
         """Depth and camera poses read from a stream, by the run's own heads or by fresh ones."""
-        asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained)
+        asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained, eight_bits)
         run_geometry(backbone, asked, out, device, console)
 
     from .policy_results import add_policy
@@ -118,20 +124,26 @@ def run_probe(
     untrained: bool,
     device: str,
     console: Console,
+    eight_bits: bool = False,
 ) -> None:
-    """Probe a backbone, the untrained one of its shape, and raw pixels, with equal heads."""
+    """Probe a backbone, the untrained one of its shape, and raw pixels, with equal heads; in 8 bits with its own."""
+    from interlace.eval.album import Album
     from interlace.eval.probe import load_rooms, probe
     from interlace.eval.subjects import open_subject
+
+    from .sample_pictures import draw_albums
 
     if on != "rooms":
         raise ValueError(f"eval probe --on {on}: there is only the built-in world, rooms")
     mine = open_subject(place, device)
     ready_rooms(console)
     data = load_rooms(train=rooms)
-    results = []
+    small = in_eight_bits(mine, eight_bits)
+    results, albums = [], dict[str, list[Album]]()
     for subject in with_baselines(mine, place, untrained, device):
-        results += probe(subject, data, seed=seed, say=teller(console))
-    keep(results, place, mine, out, "probe-rooms", console)
+        others = small if subject is mine else []
+        results += probe(subject, data, seed=seed, others=others, albums=albums, say=teller(console))
+    keep(results, place, mine, out, "probe-rooms", console, draw_albums(albums))
 
 
 def run_vos(
@@ -144,11 +156,15 @@ def run_vos(
     untrained: bool,
     device: str,
     console: Console,
+    eight_bits: bool = False,
 ) -> None:
-    """Follow objects with a backbone, the untrained one of its shape, and raw pixels."""
+    """Follow objects with a backbone, also in 8 bits, the untrained one of its shape, and raw pixels."""
     from interlace.eval import vos_rooms
+    from interlace.eval.album import Album
     from interlace.eval.subjects import open_subject
     from interlace.eval.vos import SHORT_SIDE, label_propagation
+
+    from .sample_pictures import draw_albums
 
     if on not in ("rooms", "davis17"):
         raise ValueError(f"eval vos --on {on}: allowed is rooms or davis17")
@@ -159,12 +175,21 @@ def run_vos(
         root, name, side = vos_rooms.prepare(say=teller(console)), "built-in rooms", vos_rooms.SIZE.size
     else:
         root, name, side = data, "DAVIS 2017 val", SHORT_SIDE
-    results = []
-    for subject in with_baselines(mine, place, untrained, device):
+    results, albums = [], dict[str, list[Album]]()
+    _, *baselines = with_baselines(mine, place, untrained, device)
+    small = in_eight_bits(mine, eight_bits)
+    for subject in (mine, *small, *baselines):
         results += label_propagation(
-            subject, root, data=name, short_side=short_side or side, values=values, device=device, say=teller(console)
+            subject,
+            root,
+            data=name,
+            short_side=short_side or side,
+            values=values,
+            device=device,
+            albums=None if subject in small else albums,
+            say=teller(console),
         )
-    keep(results, place, mine, out, f"vos-{on}", console)
+    keep(results, place, mine, out, f"vos-{on}", console, draw_albums(albums))
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,7 @@ class Geometry:
     rooms: int
     long_side: int | None
     untrained: bool
+    eight_bits: bool = False
 
     def __post_init__(self) -> None:
         from interlace.eval.depth_error import ALIGNMENTS
@@ -209,6 +235,7 @@ class Geometry:
 
 def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, console: Console) -> None:
     """Read depth and poses from streams: own heads measure the run alone, fresh ones its baselines too."""
+    from interlace.eval.album import Album
     from interlace.eval.depth_error import ALIGNMENTS
     from interlace.eval.geometry import LONG_SIDE, benchmark, rooms, stream_geometry
     from interlace.eval.heads import Budget
@@ -216,9 +243,12 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     from interlace.eval.streaming import FreshHeads, OwnHeads, Reader
     from interlace.eval.subjects import open_subject
 
+    from .sample_pictures import draw_albums
+
     kinds = asked.kinds()
     alignment = next(each for each in ALIGNMENTS if each == asked.align)
     mine = open_subject(place, device)
+    small = in_eight_bits(mine, asked.eight_bits)
     readers: list[tuple[Subject, Reader]] = []
     own = OwnHeads(place, mine.backbone.config, device) if asked.heads == "own" else None
     if asked.data is None:
@@ -228,14 +258,15 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     else:
         suites = [benchmark(kind, asked.on, asked.data) for kind in kinds]
     if own is not None:
-        readers.append((mine, own))
+        readers += [(each, own) for each in (mine, *small)]
     else:
         ready_rooms(console)
         training, _ = read_rooms("train", rooms=asked.rooms)
         for subject in with_baselines(mine, place, asked.untrained, device):
             console.print(f"{subject.name}: fresh heads", highlight=False, markup=False)
-            readers.append((subject, FreshHeads(subject, training, Budget(), asked.seed)))
-    results = []
+            fresh = FreshHeads(subject, training, Budget(), asked.seed)
+            readers += [(each, fresh) for each in (subject, *(small if subject is mine else ()))]
+    results, albums = [], dict[str, list[Album]]()
     for suite in suites:
         native = max(held_out[0].frames.shape[1:3]) if asked.data is None else LONG_SIDE
         for subject, reader in readers:
@@ -246,9 +277,17 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
                 long_side=asked.long_side or native,
                 alignment=alignment,
                 seed=asked.seed,
+                albums=None if subject in small else albums,
                 say=teller(console),
             )
-    keep(results, place, mine, out, f"geometry-{asked.on}-{asked.heads}", console)
+    keep(results, place, mine, out, f"geometry-{asked.on}-{asked.heads}", console, draw_albums(albums))
+
+
+def in_eight_bits(mine: FrozenBackbone, wanted: bool) -> list[Subject]:
+    """The same backbone with 8-bit keys and values, if wanted."""
+    from interlace.eval.subjects import EightBits
+
+    return [EightBits(mine)] if wanted else []
 
 
 def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:
@@ -289,28 +328,34 @@ def keep(
     out: Path | None,
     name: str,
     console: Console,
-    pictures: Mapping[str, Figure] | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> None:
-    """Write results as JSON with their tables as Markdown and a chart beside, ``pictures`` too, and print them."""
-    from interlace.eval.compare import RESULTS, sheets
+    """Write results as JSON with tables as Markdown, a chart, ``pictures`` and a page of all beside, and print them."""
+    from interlace.eval.compare import RESULTS, collect_pictures, sheets
     from interlace.eval.result import write
 
     from .charts import png
     from .result_pictures import chart
+    from .results_page import write_page
 
     if out is None:
         home = Path(place) / RESULTS if (Path(place) / "backbone").is_dir() else Path(RESULTS) / subject.name
         out = home / f"{name}.json"
-    write(results, out)
+    files = {out.with_name(f"{out.stem}-{each.name}.png"): each for each in pictures}
+    named = [
+        {"file": file.name, "name": each.name, "title": each.title, "caption": each.caption}
+        for file, each in files.items()
+    ]
+    write(results, out, named)
     show(results, console)
     table = out.with_suffix(".md")
     table.write_text("\n".join(sheet.markdown() for sheet in sheets(results)))
-    drawn = {out.with_suffix(".png"): chart(results)}
-    drawn |= {out.with_name(f"{out.stem}-{kind}.png"): figure for kind, figure in (pictures or {}).items()}
+    drawn = {out.with_suffix(".png"): chart(results), **{file: each.figure for file, each in files.items()}}
     for file, figure in drawn.items():
         file.write_bytes(png(figure))
+    page = write_page(f"{subject.name}: {name}", results, collect_pictures([out]), out.with_suffix(".html"))
     beside = ", ".join(file.name for file in (table, *drawn))
-    console.print(f"results: {out}, {beside}", highlight=False, markup=False)
+    console.print(f"results: {out}, {beside}\npage: {page}", highlight=False, markup=False)
 
 
 def holds_results(place: Path) -> bool:
@@ -318,11 +363,17 @@ def holds_results(place: Path) -> bool:
     return place.is_file() or (not (place / "recipe.yaml").exists() and any(place.glob("*.json")))
 
 
-def compare(places: Sequence[Path], console: Console) -> None:
-    """Print the results of several runs, folders or files side by side."""
-    from interlace.eval.compare import collect
+def compare(places: Sequence[Path], page: Path, console: Console) -> None:
+    """Print the results of several runs, folders or files side by side, and write a page of them with their samples."""
+    from interlace.eval.compare import collect, collect_pictures
 
-    show(collect(places), console)
+    from .results_page import write_page
+
+    results = collect(places)
+    show(results, console)
+    title = ", ".join(dict.fromkeys(place.name or str(place) for place in places))
+    write_page(title, results, collect_pictures(places), page)
+    console.print(f"page: {page}", highlight=False, markup=False)
 
 
 def show(results: Sequence[Result], console: Console) -> None:

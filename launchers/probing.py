@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +13,14 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from matplotlib.figure import Figure
 
     from interlace.eval.dense_probe import DenseBudget, Seen
     from interlace.eval.feed import Run
     from interlace.eval.linear_probe import LinearBudget
     from interlace.eval.result import Result
     from interlace.eval.subjects import FrozenBackbone, Subject
+
+    from .sample_pictures import Picture
 
 _Budget = TypeVar("_Budget", "LinearBudget", "DenseBudget")
 BackbonePath = Annotated[
@@ -135,18 +136,22 @@ def run_linear(place: str, subjects: _Subjects, asked: Linear, out: Path | None,
 
     from .evaluating import teller
     from .result_pictures import samples
+    from .sample_pictures import Picture
 
     if asked.data is None:
         subjects.ready_rooms(console)
     probes = _room_probes(asked) if asked.data is None else [_image_probe(asked, asked.data)]
     run = Run(asked.seed, asked.workers if asked.data else 0, asked.device, teller(console))
-    results, pictures = [], {}
+    results, pictures = [], []
     for probe in probes:
         seen = {subject.name: Seen() for subject in subjects.all}
         for subject in subjects.all:
             results += probe.measure(subject, run, seen[subject.name])
         if all(each.rows for each in seen.values()):
-            pictures[probe.kind] = samples(seen, probe.classes)
+            count = len(seen[subjects.mine.name].rows)
+            caption = f"The first {count} test images, the truth, and what is said of them in the same colours."
+            title = f"Linear probe: {probe.kind}"
+            pictures.append(Picture(probe.kind, title, caption, samples(seen, probe.classes)))
     subjects.keep(results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, pictures)
 
 
@@ -221,13 +226,12 @@ def run_room_paths(
     console: Console,
 ) -> None:
     """Tell the camera's path in the built-in rooms."""
-    from interlace.eval.rooms import read_rooms
     from interlace.eval.video_probe import probe_rooms, room_clips
 
     from .evaluating import teller
 
     subjects.ready_rooms(console)
-    clips = room_clips(read_rooms("train", rooms=rooms), read_rooms("held_out"))
+    clips = room_clips(rooms=rooms)
     results = []
     for subject in subjects.all:
         results += probe_rooms(subject, clips, seed=seed, device=subjects.device, say=teller(console))
@@ -301,7 +305,7 @@ class _Subjects:
         out: Path | None,
         name: str,
         console: Console,
-        pictures: Mapping[str, Figure] | None = None,
+        pictures: Sequence[Picture] = (),
     ) -> None:
         """The first process writes; the others found the same."""
         from .evaluating import keep

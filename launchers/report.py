@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from interlace.pretrain.run_folder import rows as read_rows
 from interlace.pretrain.train import SECTIONS
 
 from . import charts
+from .charts import inline
 from .pictures import picture_groups
 from .tables import arrow
 
@@ -149,8 +149,3 @@ def stream(folder: Path, pictures: dict[str, list[np.ndarray]]) -> tuple[list[fl
             cached(prepared)
             seconds.append(time.perf_counter() - began)
         return seconds, cached.cache_bytes
-
-
-def inline(data: bytes) -> str:
-    """A PNG file as a URL that needs no network."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()

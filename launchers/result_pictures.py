@@ -82,11 +82,16 @@ def samples(seen: Mapping[str, Seen], classes: Sequence[str]) -> Figure:
         for axis, shown in zip(line, (pixels.transpose(1, 2, 0), *painted), strict=True):
             axis.imshow(shown, interpolation="nearest")
             axis.set_axis_off()
-    there = sorted({int(each) for row in rows for each in np.unique(row[0][1]) if each < len(classes)})
+    legend_of(figure, [row[0][1] for row in rows], classes)
+    return figure
+
+
+def legend_of(figure: Figure, maps: Sequence[np.ndarray], classes: Sequence[str]) -> None:
+    """Under the figure, the colours and names of the classes that these maps hold, if they have names."""
+    there = sorted({int(each) for found in maps for each in np.unique(found) if each < len(classes)})
     if there:
         marks = [Patch(color=tuple(_colour(each) / 255), label=classes[each]) for each in there[:MOST_NAMES]]
         figure.legend(handles=marks, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
-    return figure
 
 
 def paint_classes(classes: np.ndarray) -> np.ndarray:

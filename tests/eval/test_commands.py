@@ -33,14 +33,21 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_probe_writes_and_prints(
     at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "eval", "probe", "mine", "--no-untrained") == 0
+    assert run(monkeypatch, "eval", "probe", "mine", "--no-untrained", "--eight-bits") == 0
     shown = capsys.readouterr().out
     results = read(at_hand / "results" / "mine" / "probe-rooms.json")
-    assert {each.facts.subject for each in results} == {"mine", "raw pixels"}
+    assert {each.facts.subject for each in results} == {"mine", "mine, 8-bit keys and values", "raw pixels"}
     assert "probe/depth (linear on patches, metres, not aligned) on built-in rooms" in shown
     assert (at_hand / "results" / "mine" / "probe-rooms.md").read_text().count("| abs_rel") == 1
-    assert run(monkeypatch, "report", "results/mine", "results/mine/probe-rooms.json") == 0
+    kinds = ("classes", "segmentation", "depth", "pose")
+    assert {file.name for file in (at_hand / "results" / "mine").glob("*.png")} == {
+        "probe-rooms.png",
+        *(f"probe-rooms-{kind}.png" for kind in kinds),
+    }
+    assert (at_hand / "results" / "mine" / "probe-rooms.html").read_text().count("<figure>") == len(kinds)
+    assert run(monkeypatch, "report", "results/mine", "results/mine/probe-rooms.json", "--out", "both.html") == 0
     assert "raw pixels" in capsys.readouterr().out
+    assert Path("both.html").read_text().count("<figure>") == len(kinds)
 
 
 def test_vos_draws_its_world_once(
@@ -51,9 +58,12 @@ def test_vos_draws_its_world_once(
     monkeypatch.setenv("MUJOCO_GL", "disable")  # rays
     assert run(monkeypatch, "eval", "vos", "mine", "--short-side", "32") == 0
     assert "drawing 2 clips" in capsys.readouterr().out
-    assert run(monkeypatch, "eval", "vos", "mine", "--no-untrained", "--radius", "3") == 0
+    assert run(monkeypatch, "eval", "vos", "mine", "--no-untrained", "--radius", "3", "--eight-bits") == 0
     assert "drawing" not in capsys.readouterr().out
-    assert {each.facts.settings["radius"] for each in read(Path("results/mine/vos-rooms.json"))} == {3.0}
+    results = read(Path("results/mine/vos-rooms.json"))
+    assert {each.facts.settings["radius"] for each in results} == {3.0}
+    assert {each.facts.subject for each in results} == {"mine", "mine, 8-bit keys and values", "raw pixels"}
+    assert Path("results/mine/vos-rooms-propagation.png").is_file()
 
 
 def test_geometry_with_fresh_heads(
@@ -64,9 +74,12 @@ def test_geometry_with_fresh_heads(
     assert "depth/fresh heads on frozen tokens (CUT3R's protocol, one scale a sequence)" in capsys.readouterr().out
     results = read(Path("results/mine/geometry-rooms-fresh.json"))
     assert {each.facts.subject for each in results} == {"mine", "untrained (seed 0)", "raw pixels"}
-    assert run(monkeypatch, "eval", "geometry", "mine", "--heads", "fresh", "--of", "pose", "--no-untrained") == 0
+    options = ("--heads", "fresh", "--of", "pose", "--no-untrained", "--eight-bits")
+    assert run(monkeypatch, "eval", "geometry", "mine", *options) == 0
     results = read(Path("results/mine/geometry-rooms-fresh.json"))
     assert {each.measure for each in results} == {"ate", "rpe_translation", "rpe_rotation_degrees"}
+    assert [each.facts.subject for each in results[::3]] == ["mine", "mine, 8-bit keys and values", "raw pixels"]
+    assert "<figure>" in Path("results/mine/geometry-rooms-fresh.html").read_text()
 
 
 def test_video_of_the_rooms(at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

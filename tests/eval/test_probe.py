@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone
 from interlace.data_recipes import DataError
 from interlace.eval import probe as probes
+from interlace.eval.album import Album
 from interlace.eval.frozen import NotFrozen
 from interlace.eval.heads import Budget, DenseHead, PoseHead, depth_loss, fit, pose_loss, split
 from interlace.eval.linear import fit_linear, logistic
-from interlace.eval.probe import cache, load_rooms, overlaps, probe, relative_poses
+from interlace.eval.probe import cache, load_rooms, overlaps, own_iou, probe, relative_poses
 from interlace.eval.rooms import CLASSES, IGNORED, pixel_classes, read_rooms
-from interlace.eval.subjects import FrozenBackbone, Pixels, Tokens
+from interlace.eval.subjects import EightBits, FrozenBackbone, Pixels, Tokens
 
 QUICK = Budget(steps=5, batch=4, rates=(1e-3, 1e-2))
 
@@ -83,8 +84,9 @@ def test_a_class_that_one_number_tells_is_found_among_noise() -> None:
     query = torch.from_numpy(rng.normal(size=(50, 20))).float()
     query[:25, 0] += 6
     scenes = [f"{k % 20}" for k in range(80)]
-    guess = fit_linear(features, labels, scenes, query, 0.2, 0)
-    assert (guess == np.repeat([1, 0], 25)).mean() > 0.9
+    shares = fit_linear(features, labels, scenes, 0.2, 0).shares(query)
+    torch.testing.assert_close(shares.sum(1), torch.ones(50, dtype=torch.float64))
+    assert (shares.argmax(1).numpy() == np.repeat([1, 0], 25)).mean() > 0.9
 
 
 def test_held_back_scenes_are_whole_and_the_same_for_everyone() -> None:
@@ -172,6 +174,38 @@ def test_all_probes_of_backbone_and_pixels(rooms_folder: Path, backbone: Backbon
     assert {len(each.groups) for each in mine.values()} <= {1, 2, 3}  # a label need not apply to every room
     again = probe(FrozenBackbone(backbone, "mine"), rooms, budget=QUICK)
     assert [each.value for each in again] == [each.value for each in mine.values()]
+
+
+def test_others_are_read_by_the_same_heads_and_albums_hold_what_was_measured(
+    rooms_folder: Path, backbone: Backbone
+) -> None:
+    rooms, mine = load_rooms(rooms_folder), FrozenBackbone(backbone, "mine")
+    twin, small, albums = FrozenBackbone(backbone, "twin"), EightBits(mine), dict[str, list[Album]]()
+    found = probe(mine, rooms, budget=QUICK, others=[twin, small], albums=albums)
+    values = {
+        name: {(each.facts.protocol, each.measure): each.value for each in found if each.facts.subject == name}
+        for name in ("mine", "twin", small.name)
+    }
+    assert values["twin"] == values["mine"]
+    depth = ("probe/depth (linear on patches, metres, not aligned)", "abs_rel")
+    assert 0 < abs(values[small.name][depth] - values["mine"][depth]) < 0.02 * values["mine"][depth]
+    assert list(albums) == ["mine"]
+    by_kind = {album.kind: album for album in albums["mine"]}
+    assert list(by_kind) == ["classes", "segmentation", "depth", "pose"]
+    assert np.mean([each.score for each in by_kind["depth"].shown]) == pytest.approx(values["mine"][depth])
+    floor = next(album for album in albums["mine"] if album.title == "floor")
+    right = np.mean([each.guess == each.truth for each in floor.shown])
+    assert right == values["mine"]["probe/linear (CLS and mean patch, un-augmented)", "floor"]
+    for sample, shown in zip(rooms.test, by_kind["segmentation"].shown, strict=True):
+        np.testing.assert_array_equal(shown.frames[0], sample.frames[-1])
+    np.testing.assert_array_equal(by_kind["segmentation"].shown[1].truth, rooms.test_classes[1, -1])
+    path = by_kind["pose"].shown[0]
+    assert path.score == pytest.approx(float(np.linalg.norm(path.guess[1:] - path.truth[1:], axis=-1).mean()))
+
+
+def test_the_iou_of_one_sample_is_over_its_own_classes() -> None:
+    both, either = np.array([[2, 0, 0], [0, 0, 0]]), np.array([[4, 1, 0], [0, 0, 0]])
+    assert own_iou(both, either) == [0.25, 0.0]
 
 
 class Leaky(FrozenBackbone):

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from interlace.backbone import Backbone, normalise, save
 from interlace.data_recipes import DataError
 from interlace.eval import recordings
+from interlace.eval.album import Album
 from interlace.eval.compare import sheets
 from interlace.eval.depth_error import ALIGNMENTS, align, depth_error, to_size
 from interlace.eval.geometry import Entry, Suite, benchmark, depth_scores, rooms, stream_geometry
@@ -416,8 +417,14 @@ def test_the_truth_at_another_scale_has_no_error(rooms_folder: Path) -> None:
     held_out, _ = read_rooms("held_out", folder=rooms_folder, rooms=1)
     recording = Recording(held_out[0].frames, held_out[0].depth, held_out[0].c2w)
     for kind in ("depth", "pose"):
-        found = stream_geometry(Pixels(8), Truthful(recording), rooms(kind, held_out), long_side=32)  # type: ignore[arg-type]
+        albums: dict[str, list[Album]] = {}
+        found = stream_geometry(Pixels(8), Truthful(recording), rooms(kind, held_out), long_side=32, albums=albums)  # type: ignore[arg-type]
         assert found[0].value == pytest.approx(0, abs=1e-4)
+        (shown,) = albums["raw pixels"][0].shown  # the same scale is undone for its picture
+        assert np.abs(shown.truth).max() > 0.1
+        np.testing.assert_allclose(shown.guess, shown.truth, rtol=1e-3, atol=1e-4)
+        if kind == "pose":
+            np.testing.assert_allclose(shown.truth[0], 0, atol=1e-9)
 
 
 def test_a_sequence_that_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None:

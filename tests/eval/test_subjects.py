@@ -11,7 +11,7 @@ import torch
 
 from interlace.backbone import Backbone, normalise, save
 from interlace.eval.frozen import NotFrozen, digest
-from interlace.eval.subjects import FrozenBackbone, Pixels, initialised, open_subject
+from interlace.eval.subjects import EightBits, FrozenBackbone, Pixels, initialised, open_subject
 
 
 def frames(count: int, size: tuple[int, int] = (16, 24)) -> torch.Tensor:
@@ -33,6 +33,20 @@ def test_a_backbone_that_cannot_stream_sees_frames_alone(backbone: Backbone) -> 
     clip = frames(3)
     for frame, tokens in zip(clip, blind.stream(clip), strict=True):
         torch.testing.assert_close(tokens.patches, blind.clips(frame[None, None]).patches)
+
+
+def test_eight_bits_are_a_stream_of_the_same_weights(backbone: Backbone) -> None:
+    exact, clips = FrozenBackbone(backbone, "mine"), torch.stack((frames(5), frames(5).flip(0)))
+    small = EightBits(exact)
+    assert (small.name, small.digest) == ("mine, 8-bit keys and values", exact.digest)
+    whole, found = exact.clips(clips), small.clips(clips)
+    error = (found.patches - whole.patches).norm() / whole.patches.norm()
+    assert 1e-6 < error < 0.02
+    for at, tokens in enumerate(small.stream(clips[1])):
+        torch.testing.assert_close(tokens.patches[0, 0], found.patches[1, at])
+    sighted = FrozenBackbone(Backbone(replace(backbone.config, attention="bidirectional")), "image")
+    with pytest.raises(ValueError, match="image: 8-bit keys and values need a backbone that streams"):
+        EightBits(sighted)
 
 
 def test_pixels_are_cut_as_patches_are() -> None:

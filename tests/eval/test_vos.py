@@ -14,6 +14,7 @@ from skimage.morphology import binary_dilation, disk
 from interlace.backbone import Backbone
 from interlace.data_recipes import DataError
 from interlace.data_recipes.worlds.render import RAYS
+from interlace.eval.album import Album
 from interlace.eval.davis import MaskedClip, read_sequence, sequence_names, write_sequence
 from interlace.eval.masks import boundary, outline, region, statistics, widened
 from interlace.eval.propagation import Propagation, carry, nearby, propagate, rounded_size, to_pixels
@@ -150,6 +151,17 @@ def test_objects_that_move_are_followed(davis: Path) -> None:
     other = label_propagation(Pixels(8), davis, short_side=48, values=Propagation(radius=0.5))[0]
     assert "other values" in other.facts.protocol
     assert other.value < found["J&F mean"].value  # nothing that moves is within half a cell
+
+
+def test_an_album_holds_the_masks_that_were_measured(davis: Path) -> None:
+    albums: dict[str, list[Album]] = {}
+    found = label_propagation(Pixels(8), davis, short_side=48, albums=albums)[0]
+    (album,) = albums["raw pixels"]
+    assert np.mean([each.score for each in album.shown]) == pytest.approx(found.value)  # two objects each
+    for number, shown in enumerate(album.shown):
+        np.testing.assert_array_equal(shown.truth, moving_square(shown.name, number).masks)
+        np.testing.assert_array_equal(shown.guess[0], shown.truth[0])
+        assert shown.frames.shape == (5, 48, 64, 3)
 
 
 def test_a_backbone_is_streamed(davis: Path, backbone: Backbone) -> None:

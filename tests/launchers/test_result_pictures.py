@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from interlace.eval.album import Album, Shown
+from interlace.eval.compare import collect, collect_pictures
 from interlace.eval.dense_probe import Seen
-from interlace.eval.result import Facts, Result, Scores, result
+from interlace.eval.result import Facts, Result, Scores, result, write
 from interlace.launchers.result_pictures import chart, paint_classes, paint_depths, samples
+from interlace.launchers.results_page import write_page
+from interlace.launchers.sample_pictures import RIGHT, WRONG, draw_albums, overlay
 
 
 def scored(subject: str, values: list[float], found: dict[str, object] | None = None) -> Result:
@@ -63,3 +69,82 @@ def test_depths_share_the_scale_of_the_truth() -> None:
     assert seen[0, 0].tolist() == known[0, 3].tolist()  # past the end
     assert known[0, 1, 2] > known[0, 1, 0]  # near is blue
     assert known[0, 3, 0] > known[0, 3, 2]
+
+
+FRAME = np.full((1, 4, 6, 3), 200, np.uint8)
+#: What is told of the number k, by kind: the truth and a guess.
+TOLD = {
+    "classes": lambda k: (np.int64(k % 2), np.int64(0)),
+    "segmentation": lambda k: (np.full((4, 6), k, np.uint8), np.full((4, 6), k + 1, np.uint8)),
+    "depth": lambda k: (np.arange(24.0).reshape(4, 6) + k, np.arange(24.0).reshape(4, 6) * 1.1 + k),
+    "pose": lambda k: (np.full((3, 3), k, float), np.full((3, 3), k + 0.5)),
+    "propagation": lambda k: (np.full((1, 4, 6), k, np.uint8), np.zeros((1, 4, 6), np.uint8)),
+}
+
+
+def told(kind: str, better: str = "lower") -> Album:
+    """Samples 0 to 6 of scores 0, .1 ... in another order."""
+    shown = [Shown(f"data/room-{k}", k / 10, FRAME, *TOLD[kind](k)) for k in (3, 0, 6, 1, 5, 2, 4)]
+    return Album(kind, f"the {kind}", "error", better, ("even", "odd", *"abcdef"), shown)  # type: ignore[arg-type]
+
+
+def test_samples_shown_are_the_best_the_middle_and_the_worst_and_the_caption_says_so() -> None:
+    albums = {name: [told(kind) for kind in TOLD] for name in ("mine", "raw pixels")}
+    pictures = {each.name: each for each in draw_albums(albums)}
+    assert list(pictures) == list(TOLD)
+    for kind, picture in pictures.items():
+        said = "The best, the middle and the worst of 7 samples by mine's error; the others are shown the same."
+        assert picture.caption.startswith(f"The {kind}. {said}")
+    truths = [line[1] for line in np.array(pictures["segmentation"].figure.axes).reshape(3, 4)]
+    for axis, k in zip(truths, (0, 3, 6), strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), paint_classes(TOLD["segmentation"](k)[0]))
+    depth = np.array(pictures["depth"].figure.axes).reshape(3, 6)
+    assert [axis.get_title() for axis in depth[0]] == ["frame", "truth", "mine", "its error", "raw pixels", "its error"]
+    assert [line[0].get_ylabel() for line in depth] == [
+        f"{w}: 0.{k}00\nroom-{k}" for w, k in (("best", 0), ("middle", 3), ("worst", 6))
+    ]
+    paths = pictures["pose"].figure.axes[3:]
+    for axis, k in zip(paths, (0, 3, 6), strict=True):
+        assert [line.get_xdata()[0] for line in axis.lines[::2]] == [k, k + 0.5, k + 0.5]
+    assert len(pictures["propagation"].figure.axes) == 3 * (1 + 2)  # a line for the truth and for each
+
+
+def test_right_names_are_green_and_wrong_ones_red() -> None:
+    (picture,) = draw_albums({"mine": [told("classes")]})
+    texts = [(text.get_text(), text.get_color()) for axis in picture.figure.axes for text in axis.texts]
+    assert texts[:4] == [
+        ("truth: even", "black"),
+        ("mine: even", RIGHT),
+        ("truth: odd", "black"),
+        ("mine: even", WRONG),
+    ]
+    assert [axis.get_title() for axis in picture.figure.axes] == [
+        "best: 0.00",
+        "best: 0.10",
+        "middle: 0.20",
+        "middle: 0.30",
+        "worst: 0.50",
+        "worst: 0.60",
+    ]
+
+
+def test_masks_lie_over_grey_frames() -> None:
+    ids = np.array([[0, 1], [2, 1]], np.uint8)
+    found = overlay(np.full((2, 2, 3), 100, np.uint8), ids).astype(int)
+    assert len(set(found[0, 0])) == 1
+    assert found[0, 1].tolist() == found[1, 1].tolist() != found[1, 0].tolist()
+
+
+def test_a_page_holds_every_picture_with_its_caption_and_needs_no_network(tmp_path: Path) -> None:
+    for name, caption in (("a", "first & last"), ("b", "middle")):
+        (tmp_path / f"{name}-depth.png").write_bytes(f"png of {name}".encode())
+        row = {"file": f"{name}-depth.png", "name": "depth", "title": "Depth", "caption": caption}
+        write([scored(name.upper(), [0.0, 1.0])], tmp_path / f"{name}.json", [row, {**row, "file": "moved.png"}])
+    places = [tmp_path / "a.json", tmp_path / "b.json", tmp_path]
+    page = write_page("A, B", collect(places), collect_pictures(places), tmp_path / "page" / "both.html").read_text()
+    assert page.count("<figure>") == 2  # each file once, and none that is not there
+    assert "<b>A.</b> first &amp; last" in page
+    assert "<b>B.</b> middle" in page
+    assert "0.500 [0.000, 1.000]; no different by" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") == 3
