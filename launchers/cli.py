@@ -69,17 +69,31 @@ def pretrain(
         train(recipe, tuple(changes or ()), run, resume, console)
 
 
-@app.command(epilog="Example: interlace demo --run runs/demo --seed 1")
+@app.command(epilog="Examples: interlace demo --run runs/demo --seed 1 | interlace demo --full")
 def demo(
     run: RunPath = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", help="Decides the initial weights and every random draw.")] = 0,
     long: Annotated[bool, typer.Option("--long", help="Train for longer: at most 90 minutes on 2 cores.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Hand the backbone over too: export, probes, stream, VLM and VLA, one page. At most 90 minutes on 2 "
+            "cores. Uses the run in the folder, if it has ended; a call that was interrupted goes on by itself.",
+        ),
+    ] = False,
 ) -> None:
     """Prepare input, train four tasks at once, and write a report: minutes, on a laptop's CPU."""
     from .commands import run_demo
+    from .full import Plan, run_full
 
-    run_demo(run, seed, long, resume, console)
+    if full and long:
+        raise ValueError("--full trains the short demo: run `interlace demo --long` first, then --full on its folder")
+    if full:
+        run_full(run, seed, Plan(), console)
+    else:
+        run_demo(run, seed, long, resume, console)
 
 
 @app.command(

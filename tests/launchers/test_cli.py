@@ -25,7 +25,7 @@ WATCHING = {"--size", "--fps", "--frames", "--window", "--sink", "--max-frames",
 COMMANDS = {
     "check": {"recipe", "changes"},
     "pretrain": {"recipe", "changes", "--run", "--resume", "--replay"},
-    "demo": {"--run", "--seed", "--long", "--resume"},
+    "demo": {"--run", "--seed", "--long", "--resume", "--full"},
     "prepare": {"what", "--to", "--long"},
     "inspect": {"what", "--out"},
     "report": {"run"},
