@@ -1,0 +1,191 @@
+"""What a frozen backbone is worth to others: probes, a VLM and a policy, in three seeds, with every control.
+
+    python benchmarks/handoff.py runs/demo_long --estimate
+    python benchmarks/handoff.py runs/demo_long [--only probes|vlm|vla] [--seeds 0 1 2] [--at-once 2]
+
+Everything is compared in pairs within a seed, and the mean over seeds has one interval, rooms or episodes resampled:
+
+- probes: the backbone against the random weights that its run began with, each with the same heads and budget; raw
+  pixels and label propagation are reported beside;
+- vlm: `vlm_demo` against a model trained without images, and against one trained on the initial weights;
+- vla: `vla_demo` on unseen layouts against a policy trained on blank images, one trained on the initial weights, the
+  policy told other instructions, and the replay that sees nothing; the expert stands beside.
+
+Each cell is a training or a measurement by the command that one would type, in a process of its own with its share of
+the cores, and is recorded when it is done: the same call goes on where another one was stopped. Writes handoff.json
+and handoff.md into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from handoff_tables import Cell, write_tables
+
+from interlace.launchers.full import ENDED, training
+from interlace.launchers.full_jobs import Command, Desk, Job, run_jobs
+
+PARTS = ("probes", "vlm", "vla")
+#: Minutes of one thread that a cell takes at its full size, for the estimate.
+MINUTES = {
+    "probes": 10.0,
+    "propagation": 4.0,
+    "vlm": 30.0,
+    "vlm_blind": 12.0,
+    "vlm_initial": 30.0,
+    "vla": 56.0,
+    "vla_blind": 36.0,
+    "vla_initial": 56.0,
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was asked for. ``run``, ``out``: absolute. ``vlm``, ``vla``: changes to the recipes."""
+
+    run: Path
+    out: Path
+    seeds: tuple[int, ...]
+    rooms: int
+    episodes: int
+    chains: int
+    vlm: tuple[str, ...]
+    vla: tuple[str, ...]
+
+    @property
+    def initial(self) -> Path:
+        """The backbone that the run began with."""
+        return self.out / "initial"
+
+
+def probe_cells(chosen: Chosen) -> list[Cell]:
+    """One for each seed of heads and batches, and label propagation, in which nothing is drawn."""
+    cells = []
+    for seed in chosen.seeds:
+        file = chosen.out / "results" / f"probe_{seed}.json"
+        how = ("--on", "rooms", "--rooms", str(chosen.rooms), "--seed", str(seed), "--out", str(file))
+        command = Command(("eval", "probe", str(chosen.run), *how), file)
+        cells.append(Cell("probes", "probes", seed, Job(f"probes_{seed}", (command,), MINUTES["probes"]), file))
+    file = chosen.out / "results" / "vos.json"
+    command = Command(("eval", "vos", str(chosen.run), "--on", "rooms", "--out", str(file)), file)
+    cells.append(Cell("propagation", "probes", 0, Job("propagation", (command,), MINUTES["propagation"]), file))
+    return cells
+
+
+def trained_cells(chosen: Chosen, part: str) -> list[Cell]:
+    """Three trainings for each seed, each measured: with the backbone, without images, with the initial weights."""
+    recipe, measure, name, changes = {
+        "vlm": ("vlm_demo", ("eval", "vlm"), "vlm.json", chosen.vlm),
+        "vla": ("vla_demo", ("eval", "policy"), "policy.json", chosen.vla),
+    }[part]
+    options = ("--episodes", str(chosen.episodes), "--chains", str(chosen.chains)) if part == "vla" else ()
+    cells = []
+    for seed in chosen.seeds:
+        for role in ("", "_blind", "_initial"):
+            to = chosen.out / f"{part}{role}_{seed}"
+            backbone = chosen.initial if role == "_initial" else chosen.run / "backbone"
+            mine = (f"tasks.{part}.options.blind=true", *changes) if role == "_blind" else changes
+            commands = (
+                Command(training(recipe, to, backbone, seed, mine), to / ENDED),
+                Command((*measure, str(to), *options), to / "results" / name),
+            )
+            job = Job(to.name, commands, MINUTES[f"{part}{role}"])
+            cells.append(Cell(f"{part}{role}", part, seed, job, to / "results" / name))
+    return cells
+
+
+def write_initial(chosen: Chosen) -> None:
+    """The random weights that the run began with. ValueError for a run that began with others."""
+    import yaml
+
+    from interlace.backbone import load, save
+    from interlace.eval.subjects import initialised
+
+    recipe = yaml.safe_load((chosen.run / "recipe.yaml").read_text())
+    began = recipe.get("start_from") or recipe["backbone"].get("init")
+    if began:
+        raise ValueError(f"{chosen.run} began from {began}: this compares a run with the random weights it began with")
+    if not chosen.initial.exists():
+        save(initialised(load(chosen.run).config, recipe["seed"]).backbone, chosen.initial)
+
+
+def estimate(cells: Sequence[Cell], desk: Desk, at_once: int) -> str:
+    """What is left and how long it may take at full size, a line for each kind of cell."""
+    left = [cell for cell in cells if desk.left(cell.job)]
+    lines = [f"{'cells':14s}{'left':>6s}{'minutes each':>14s}"]
+    for kind in dict.fromkeys(cell.kind for cell in cells):
+        mine = [cell for cell in cells if cell.kind == kind]
+        waiting = sum(cell in left for cell in mine)
+        lines.append(f"{kind:14s}{waiting:3d}/{len(mine):<2d}{mine[0].job.minutes:14.0f}")
+    total = sum(cell.job.minutes for cell in left)
+    longest = max((cell.job.minutes for cell in left), default=0.0)
+    return "\n".join((*lines, f"together about {max(longest, total / at_once) / 60:.1f} h, {at_once} at once"))
+
+
+def machine() -> str:
+    """When and where this runs. Imported here: processes that are started should not wait for torch."""
+    import torch
+    from machine import stamp
+
+    return stamp(torch.device("cpu"))
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run that has ended, such as that of `interlace demo --long`")
+    parser.add_argument("--out", type=Path, help="where everything goes; RUN/handoff3 if left out")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts, and no other")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--at-once", type=int, default=2, help="processes side by side, each with its share of cores")
+    parser.add_argument("--rooms", type=int, default=120, help="training rooms that probes learn from")
+    parser.add_argument("--episodes", type=int, default=120, help="of each policy")
+    parser.add_argument("--chains", type=int, default=20, help="of five instructions, of each policy")
+    parser.add_argument("--vlm", action="append", default=[], metavar="KEY=VALUE", help="a change to vlm_demo")
+    parser.add_argument("--vla", action="append", default=[], metavar="KEY=VALUE", help="a change to vla_demo")
+    parser.add_argument("--estimate", action="store_true", help="say what it would cost, and do nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    run = options.run.resolve()
+    out = (options.out or run / "handoff3").resolve()
+    if not (run / ENDED).is_dir():
+        raise SystemExit(
+            f"{run} holds no run that has ended: train one with `interlace demo --long --run {options.run}`"
+        )
+    chosen = Chosen(
+        run,
+        out,
+        tuple(options.seeds),
+        options.rooms,
+        options.episodes,
+        options.chains,
+        tuple(options.vlm),
+        tuple(options.vla),
+    )
+    cells = [
+        cell
+        for part in PARTS
+        if part in options.only
+        for cell in (probe_cells(chosen) if part == "probes" else trained_cells(chosen, part))
+    ]
+    where = machine()
+    print(where, flush=True)
+    desk = Desk(out, lambda line: print(line, flush=True))
+    print(estimate(cells, desk, options.at_once), flush=True)
+    if options.estimate:
+        return
+    write_initial(chosen)
+    failures = run_jobs([cell.job for cell in cells], desk, at_once=options.at_once)
+    ended = [cell for cell in cells if not desk.left(cell.job)]
+    print(f"tables: {write_tables(run.name, where, out, ended, desk)}")
+    if failures:
+        raise SystemExit("\n".join((*map(str, failures), "mend that and give the same call again")))
+
+
+if __name__ == "__main__":
+    main()
