@@ -153,4 +153,5 @@ def _observer(steps: Steps, console: Console) -> Observer:
             tasks[task] = tasks.get(task, 0.0) + value
         steps(done, "  ".join(f"{task} {value:.3f}" for task, value in tasks.items()))
 
-    return Observer(step=note, say=lambda line: console.print(line, highlight=False))
+    # what is said may hold names and errors: brackets in them are no markup
+    return Observer(step=note, say=lambda line: console.print(line, highlight=False, markup=False))

@@ -40,6 +40,7 @@ class TrainingSamples(Sequence[Sample]):
     def __init__(self, feed: Feed, task: Task, count: int) -> None:
         self._feed, self._task, self._count = feed, task, count
         self._broken: dict[tuple[int, int], Broken] = {}
+        self._last: tuple[int, Sample] | None = None  # who asks for one often asks for it again, text by text
 
     @property
     def broken(self) -> list[Broken]:
@@ -58,9 +59,11 @@ class TrainingSamples(Sequence[Sample]):
             return [self[place] for place in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        sample, broken = self._feed.sample(index, self._task.accept)
-        self._broken.update({(index, place): each for place, each in enumerate(broken)})
-        return sample
+        if self._last is None or self._last[0] != index:
+            sample, broken = self._feed.sample(index, self._task.accept)
+            self._broken.update({(index, place): each for place, each in enumerate(broken)})
+            self._last = index, sample
+        return self._last[1]
 
 
 def training_samples(feed: Feed, task: Task, count: int) -> TrainingSamples:

@@ -107,7 +107,7 @@ class Labelled:
 def test_labels_reach_the_bank_though_training_needs_none() -> None:
     task, _, _ = tiny_ssl.build()
     feed = Feed("ssl", task, {"made": Labelled()}, {"made": 1.0}, batch=2, micro_batches=1, seed=0)
-    bank = task.fit_blind([feed.sample(n) for n in range(6)])
+    bank = task.fit_blind([feed.sample(n)[0] for n in range(6)])
     assert sorted(bank.labels["tint"]) == [0, 0, 1, 1, 2, 2]
     assert feed.micro_batch(0, 0).batch["image"]["count"] == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def test_every_kind_of_dataset_has_a_page(name: str, demo: Path, tmp_path: Path)
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         inspect(tmp_path, tmp_path / "page.html")
+
+
+def test_broken_samples_are_listed_and_left_out(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo / "photographs_held_out", tmp_path / "photographs")
+    count = len(ShardReader(tmp_path / "photographs"))
+    for shard in (tmp_path / "photographs").glob("*.mds"):
+        shard.write_bytes(shard.read_bytes().replace(b"\xff\xd8\xff", bytes(3), 1))  # where the first picture begins
+    text = inspect(tmp_path / "photographs", tmp_path / "page.html").read_text()
+    assert "broken, left out" in text
+    assert "not an image that Pillow knows" in text
+    assert f"{count - text.count('broken, left out')} samples</td>" in text
+    for shard in (tmp_path / "photographs").glob("*.mds"):
+        shard.write_bytes(shard.read_bytes().replace(b"\xff\xd8\xff", bytes(3)))
+    with pytest.raises(DataError, match=rf"none of {count} samples can be read: "):
+        inspect(tmp_path / "photographs", tmp_path / "page.html")
 
 
 def _flat_world() -> Sample:
