@@ -170,7 +170,7 @@ def probe_segmentation(
     seen: Seen | None = None,
 ) -> list[Result]:
     """Mean IoU over the classes, intersections and unions summed over all test images before they are divided."""
-    run, ledger, stride = run or Run(), Ledger(), round(size * 2 / 3)
+    run, ledger, stride = run or Run(), Ledger(dict(data.left_out), dict(data.missing)), round(size * 2 / 3)
     both, either, units = [], [], []
 
     def loss(head: nn.Module, patches: Tensor, truth: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def probe_depth(
     seen: Seen | None = None,
 ) -> list[Result]:
     """RMSE, AbsRel and delta < 1.25 of metres, of each image and then their means; nothing is aligned."""
-    run, ledger = run or Run(), Ledger()
+    run, ledger = run or Run(), Ledger(dict(data.left_out), dict(data.missing))
     rows, units = [], []
 
     def loss(head: nn.Module, patches: Tensor, truth: Tensor) -> Tensor:

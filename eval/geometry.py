@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,13 +73,20 @@ def benchmark(kind: Kind, name: str, root: Path) -> Suite:
     return Suite(kind, found.title, "sequence", [entry(each) for each in found.names], found.deepest, found.clip)
 
 
-def rooms(kind: Kind, samples: Sequence[Sample]) -> Suite:
-    """Clips of the built-in rooms, resampled by room."""
+def rooms(kind: Kind, samples: Sequence[Sample], missing: Mapping[str, str] | None = None) -> Suite:
+    """Clips of the built-in rooms, resampled by room. ``missing``: key -> why of those that are broken."""
 
     def entry(sample: Sample) -> Entry:
         return Entry(sample.key, scene(sample.key), lambda: Recording(sample.frames, sample.depth, sample.c2w))
 
-    return Suite(kind, "built-in rooms", "room", [entry(each) for each in samples])
+    def broken(key: str, why: str) -> Entry:
+        def read() -> Recording:
+            raise DataError(why)
+
+        return Entry(key, key, read)
+
+    lost = [broken(*each) for each in (missing or {}).items()]
+    return Suite(kind, "built-in rooms", "room", [*(entry(each) for each in samples), *lost])
 
 
 def stream_geometry(

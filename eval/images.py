@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ class Pair:
 class Data:
     """Training and test items of a protocol. ``aside``: training items that pick a rate; None: the test items do.
 
-    ``units`` [n]: of the test items, what is resampled; ``unit``: what that is.
+    ``units`` [n]: of the test items, what is resampled; ``unit``: what that is. ``left_out`` and ``missing``: name ->
+    why of what is broken and so no item, in training and in test.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Data:
     units: Sequence[str]
     unit: str = "image"
     aside: Items | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -102,7 +102,7 @@ def probe_classes(
     ``cached``: every image is seen once, un-augmented, by the backbone; the vote of the nearest neighbours is then
     measured too. Protocols of other names. An image that is missing or broken is left out by name.
     """
-    run, ledger = run or Run(), Ledger()
+    run, ledger = run or Run(), Ledger(dict(data.left_out), dict(data.missing))
     with subject.held():
         known = _cache(subject, data.train, ledger.left_out, None, run) if cached else None
         heads = _trained(subject, data, budget, known, ledger.left_out, run)
@@ -136,9 +136,9 @@ def probe_classes(
 
 
 def lost_units(data: Data, missing: Mapping[str, str], measured: Sequence[str]) -> dict[str, str]:
-    """Units of test items of which none could be measured -> why."""
+    """Units of test items of which none could be measured, and what is no item because it is broken -> why."""
     unit = dict(zip(data.test.names, data.units, strict=True))
-    return {unit[name]: why for name, why in missing.items() if unit[name] not in set(measured)}
+    return {unit.get(name, name): why for name, why in missing.items() if unit.get(name) not in set(measured)}
 
 
 def _neighbours(known: _Known, test: _Known, units: Sequence[str], facts: Facts) -> Result:

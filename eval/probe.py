@@ -6,7 +6,7 @@ so, and are compared with nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,10 @@ CLIPS_AT_ONCE, DENSE_FRAMES, NEIGHBOURS = 16, 2, 20
 
 @dataclass(frozen=True)
 class Rooms:
-    """Training and held-out clips of the rooms with the classes of the pixels of ``dense`` [n, f], frames by clip."""
+    """Training and held-out clips of the rooms with the classes of the pixels of ``dense`` [n, f], frames by clip.
+
+    ``left_out`` and ``missing``: key -> why of training and of held-out clips that are broken.
+    """
 
     train: Sequence[Sample]
     test: Sequence[Sample]
@@ -45,6 +48,8 @@ class Rooms:
     train_classes: np.ndarray
     test_classes: np.ndarray
     digest: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,9 @@ def load_rooms(folder: Path | None = None, *, train: int | None = None, test: in
     """The demo's rooms, of each split the first ``train`` and ``test`` rooms, ready for all probes."""
     parts = []
     found = DataHash()
+    lost: dict[str, dict[str, str]] = {"train": {}, "held_out": {}}
     for name, rooms in (("train", train), ("held_out", test)):
-        samples, reader = read_rooms(name, folder=folder, rooms=rooms)
+        samples, reader = read_rooms(name, folder=folder, rooms=rooms, missing=lost[name])
         chosen = spread_frames(samples, DENSE_FRAMES)
         maps = pixel_classes(samples, chosen, reader)
         for sample, each in zip(samples, maps, strict=True):
@@ -72,7 +78,8 @@ def load_rooms(folder: Path | None = None, *, train: int | None = None, test: in
         parts.append((samples, chosen, maps))
     (train_samples, train_frames, train_maps), (test_samples, test_frames, test_maps) = parts
     digest = found.hexdigest()
-    return Rooms(train_samples, test_samples, train_frames, test_frames, train_maps, test_maps, digest)
+    clips = (train_samples, test_samples, train_frames, test_frames, train_maps, test_maps)
+    return Rooms(*clips, digest, lost["train"], lost["held_out"])
 
 
 def spread_frames(samples: Sequence[Sample], count: int) -> np.ndarray:
@@ -129,6 +136,8 @@ def probe(
     with ExitStack() as held:
         for each in (subject, *others):
             held.enter_context(each.held())
+        for key, why in {**rooms.left_out, **rooms.missing}.items():
+            say(f"left out {key}: {why}")
         say(f"{subject.name}: features of {len(rooms.train) + len(rooms.test)} clips")
         train = cache(subject, rooms.train, rooms.train_frames)
         tests = [(each, cache(each, rooms.test, rooms.test_frames)) for each in (subject, *others)]
@@ -146,6 +155,7 @@ def probe(
                         data_hash=rooms.digest,
                         seed=seed,
                         settings=found.settings,
+                        missing=rooms.missing,
                     )
                     results.append(result(found.scores, facts))
                     if albums is not None and found.album is not None and each is subject:

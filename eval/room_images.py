@@ -61,7 +61,7 @@ def room_classes(rooms: Rooms, names: Sequence[str], seed: int = 0) -> Data:
     learning, aside = split([scene(sample.key) for sample in rooms.train], HELD_BACK, seed)
     parts = [items([rooms.train[int(k)] for k in part], rooms.train_frames[part.numpy()]) for part in (learning, aside)]
     test = items(rooms.test, rooms.test_frames)
-    return Data(NAME, tuple(names), parts[0], test, test.units, UNIT, parts[1])
+    return Data(NAME, tuple(names), parts[0], test, test.units, UNIT, parts[1], rooms.left_out, rooms.missing)
 
 
 def room_masks(rooms: Rooms) -> tuple[Data, int]:
@@ -74,7 +74,7 @@ def room_masks(rooms: Rooms) -> tuple[Data, int]:
 
     train = items(rooms.train, rooms.train_frames, rooms.train_classes)
     test = items(rooms.test, rooms.test_frames, rooms.test_classes)
-    return Data(NAME, CLASSES, train, test, test.units, UNIT), size
+    return Data(NAME, CLASSES, train, test, test.units, UNIT, None, rooms.left_out, rooms.missing), size
 
 
 def room_depths(rooms: Rooms) -> Data:
@@ -87,4 +87,5 @@ def room_depths(rooms: Rooms) -> Data:
         return RoomItems(samples, frames, known, lambda pixels, depth, rng: measured(pixels, depth, rules, rng))
 
     test = items(rooms.test, rooms.test_frames)
-    return Data(NAME, (), items(rooms.train, rooms.train_frames), test, test.units, UNIT)
+    train = items(rooms.train, rooms.train_frames)
+    return Data(NAME, (), train, test, test.units, UNIT, None, rooms.left_out, rooms.missing)

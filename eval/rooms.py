@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interlace.data_recipes import DataError, Sample, ShardReader
+from interlace.data_recipes.broken import read_samples
+from interlace.data_recipes.checks import check_sample
 from interlace.data_recipes.shards import MANIFEST
 from interlace.data_recipes.worlds import drafts, render
 from interlace.data_recipes.worlds.demo import demo_folder
@@ -31,18 +34,36 @@ _POSE_TOLERANCE = 1e-5
 PATHS = tuple(sorted(set(KINDS)))
 
 
-def read_rooms(split: str, *, folder: Path | None = None, rooms: int | None = None) -> tuple[list[Sample], ShardReader]:
+def read_rooms(
+    split: str,
+    *,
+    folder: Path | None = None,
+    rooms: int | None = None,
+    missing: dict[str, str] | None = None,
+) -> tuple[list[Sample], ShardReader]:
     """Clips of the first ``rooms`` rooms (None: all) of ``split``, "train" or "held_out", in the order of their keys.
 
-    ``folder``: where ``interlace prepare demo`` wrote, its own place if None. Raises DataError when nothing is there.
+    ``folder``: where ``interlace prepare demo`` wrote, its own place if None. ``missing``: takes key -> why of clips
+    that cannot be read or break a convention of samples. Raises DataError when nothing is there, or nothing else, and
+    without ``missing`` for the first such clip.
     """
     path = (demo_folder() if folder is None else folder) / f"rooms_{split}"
     if not (path / MANIFEST).exists():
         raise DataError(f"{path}: the built-in rooms are not there; make them with `interlace prepare demo`")
     reader = ShardReader(path, "rooms")
-    samples = sorted((reader.read(index) for index in range(len(reader))), key=lambda sample: sample.key)
+    found = read_samples(reader, "rooms", accept=partial(check_stored, reader))
+    if found.broken and (missing is None or not found.samples):
+        raise DataError(found.broken[0].reason)
+    if missing is not None:
+        missing.update({each.key: each.reason for each in found.broken})
+    samples = sorted(found.samples, key=lambda sample: sample.key)
     chosen = set(sorted({_place(sample.key)[0] for sample in samples})[:rooms])
     return [sample for sample in samples if _place(sample.key)[0] in chosen], reader
+
+
+def check_stored(reader: ShardReader, sample: Sample) -> None:
+    """DataError where what was stored is not what could have been written: a depth that does not fit, a pose of NaN."""
+    check_sample(sample, reader.fields, reader.manifest["classes"], reader.manifest["banks"])
 
 
 def pixel_classes(samples: Sequence[Sample], frames: np.ndarray, reader: ShardReader) -> np.ndarray:

@@ -6,15 +6,16 @@ built-in rooms tokens are computed once, nothing is augmented, and the protocol 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interlace.data_recipes import Sample, ShardReader, generator
+from interlace.data_recipes import Sample, generator
 from interlace.data_recipes.statistics import scene
 
 from .actions import Actions, VideoItems, Views
@@ -23,7 +24,7 @@ from .feed import batches, training_order
 from .frozen import DataHash
 from .heads import split
 from .result import Facts, Result, Scores, result
-from .rooms import PATHS, path_classes
+from .rooms import PATHS, path_classes, read_rooms
 from .subjects import Subject
 
 #: Test views (OmniStream, table 11) and trials: its rates with V-JEPA 2's decays.
@@ -174,23 +175,31 @@ def _tested(
 
 @dataclass(frozen=True)
 class RoomClips:
-    """Clips of the rooms with the kind of their camera's path, [n] each; ``digest`` of all."""
+    """Clips of the rooms with the kind of their camera's path, [n] each; ``digest`` of all.
+
+    ``left_out`` and ``missing``: key -> why of training and of test clips that are broken.
+    """
 
     train: Sequence[Sample]
     test: Sequence[Sample]
     train_paths: np.ndarray
     test_paths: np.ndarray
     digest: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
-def room_clips(train: tuple[list[Sample], ShardReader], test: tuple[list[Sample], ShardReader]) -> RoomClips:
-    """Of what :func:`~interlace.eval.rooms.read_rooms` gave for both splits."""
+def room_clips(folder: Path | None = None, *, rooms: int | None = None) -> RoomClips:
+    """Of the first ``rooms`` training rooms (None: all) and the held-out ones: see :func:`~.rooms.read_rooms`."""
+    left_out, missing = dict[str, str](), dict[str, str]()
+    train = read_rooms("train", folder=folder, rooms=rooms, missing=left_out)
+    test = read_rooms("held_out", folder=folder, missing=missing)
     paths = [path_classes(samples, reader) for samples, reader in (train, test)]
     hashed = DataHash()
     for (samples, _), kinds in zip((train, test), paths, strict=True):
         for sample, kind in zip(samples, kinds, strict=True):
             hashed.add(sample.key, sample.frames, np.array(kind))
-    return RoomClips(train[0], test[0], paths[0], paths[1], hashed.hexdigest())
+    return RoomClips(train[0], test[0], paths[0], paths[1], hashed.hexdigest(), left_out, missing)
 
 
 def probe_rooms(
@@ -207,6 +216,8 @@ def probe_rooms(
 ) -> list[Result]:
     """How the camera moves, told from all tokens of a clip. Training rooms that are held back pick the probe."""
     with subject.held():
+        for key, why in {**rooms.left_out, **rooms.missing}.items():
+            say(f"left out {key}: {why}")
         say(f"{subject.name}: tokens of {len(rooms.train) + len(rooms.test)} clips")
         known, asked = (_room_tokens(subject, samples) for samples in (rooms.train, rooms.test))
         labels = torch.from_numpy(rooms.train_paths)
@@ -231,6 +242,7 @@ def probe_rooms(
         data_hash=rooms.digest,
         seed=seed,
         settings={"steps": steps, "batch": batch, "trials": "; ".join(map(str, trials)), "held_back": held_back},
+        missing=rooms.missing,
         found={"kept": str(trials[best]), "on held-back rooms": _each(probes, right)},
     )
     units = [scene(sample.key) for sample in rooms.test]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +29,19 @@ class Answer:
 
 
 def answer_questions(
-    task: Vlm, subject: FrozenBackbone, samples: Sequence[Sample], *, data: str, seed: int
+    task: Vlm,
+    subject: FrozenBackbone,
+    samples: Sequence[Sample],
+    *,
+    data: str,
+    seed: int,
+    missing: Mapping[str, str] | None = None,
 ) -> tuple[list[Result], list[Answer]]:
     """Exact match of greedy answers to all questions that have one right answer: of all, and of each kind.
 
     ``subject`` is the model's own frozen backbone with the model's name; it is hashed before and after. ``seed``: of
-    the training run. Scenes are resampled, not questions, and two models are compared question by question within
-    them. Raises ValueError where no question has one right answer.
+    the training run. ``missing``: key -> why of samples that are left out. Scenes are resampled, not questions, and two
+    models are compared question by question within them. Raises ValueError where no question has one right answer.
     """
     questions = questions_of(samples)
     hashed = DataHash()
@@ -57,6 +63,7 @@ def answer_questions(
         backbone_hash=subject.digest,
         data_hash=hashed.hexdigest(),
         seed=seed,
+        missing=missing or {},
     )
     found = []
     for kind in ["all", *sorted({one.kind for one in answers})]:

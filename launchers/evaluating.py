@@ -253,15 +253,19 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     own = OwnHeads(place, mine.backbone.config, device) if asked.heads == "own" else None
     if asked.data is None:
         ready_rooms(console)
-        held_out, _ = read_rooms("held_out")
-        suites = [rooms(kind, held_out) for kind in kinds]
+        missing: dict[str, str] = {}
+        held_out, _ = read_rooms("held_out", missing=missing)
+        suites = [rooms(kind, held_out, missing) for kind in kinds]
     else:
         suites = [benchmark(kind, asked.on, asked.data) for kind in kinds]
     if own is not None:
         readers += [(each, own) for each in (mine, *small)]
     else:
         ready_rooms(console)
-        training, _ = read_rooms("train", rooms=asked.rooms)
+        left_out: dict[str, str] = {}
+        training, _ = read_rooms("train", rooms=asked.rooms, missing=left_out)
+        for key, why in left_out.items():
+            console.print(f"left out {key}: {why}", highlight=False, markup=False)
         for subject in with_baselines(mine, place, asked.untrained, device):
             console.print(f"{subject.name}: fresh heads", highlight=False, markup=False)
             fresh = FreshHeads(subject, training, Budget(), asked.seed)

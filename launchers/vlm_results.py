@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,11 @@ def run_vlm(
     run: Path, data: Path | None, out: Path | None, backbone: str | None, device: str, console: Console
 ) -> None:
     """Ask all questions, keep the results and the answers in the run."""
+    from interlace.data_recipes.broken import read_samples
     from interlace.data_recipes.shards import ShardReader
     from interlace.data_recipes.worlds.questions_data import question_folder
     from interlace.eval.compare import RESULTS
+    from interlace.eval.rooms import check_stored
     from interlace.eval.subjects import FrozenBackbone
     from interlace.eval.vlm import answer_questions
     from interlace.tasks.vlm.saved import load_vlm
@@ -49,8 +52,13 @@ def run_vlm(
     task.to(device)
     name = "built-in rooms" if data is None else data.name
     reader = ShardReader(data or question_folder() / "questions_held_out")
-    samples = [reader.read(index) for index in range(len(reader))]
-    results, answers = answer_questions(task, subject, samples, data=name, seed=run_seed(str(run)))
+    found = read_samples(reader, name, accept=partial(check_stored, reader))
+    missing = {each.key: each.reason for each in found.broken}
+    for key, why in missing.items():
+        console.print(f"left out {key}: {why}", highlight=False, markup=False)
+    results, answers = answer_questions(
+        task, subject, found.samples, data=name, seed=run_seed(str(run)), missing=missing
+    )
     out = out or run / RESULTS / "vlm.json"
     keep(results, str(run), subject, out, "vlm", console)
     said = out.with_suffix(".answers.jsonl")

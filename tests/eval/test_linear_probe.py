@@ -224,6 +224,13 @@ def test_ade_masks_lose_their_zero(ade: Path, tmp_path: Path) -> None:
         read_ade20k(tmp_path / "annotations")
 
 
+def test_a_mask_that_does_not_fit_its_image_is_named(ade: Path) -> None:
+    mask = ade / "annotations" / "validation" / "ADE_val_2.png"
+    Image.fromarray(np.ones((20, 28), np.uint8)).save(mask)
+    with pytest.raises(DataError, match=r"ADE_val_2\.png: a mask \[20, 28\] that does not fit its image"):
+        MaskItems(read_ade20k(ade).test.pairs, 32).read(1, None)  # type: ignore[attr-defined]
+
+
 def test_a_mask_goes_where_its_image_goes() -> None:
     pixels = torch.full((3, 40, 56), 10, dtype=torch.uint8)
     pixels[:, 10:30, 5:20] = 250

@@ -91,6 +91,19 @@ def test_a_run_whose_data_are_gone_says_so(toy_run: tuple[Path, str], tmp_path: 
     assert headings(page) == [name for name in SECTIONS if name not in (SECTIONS[4], SECTIONS[5])]
 
 
+def test_broken_samples_are_told(page: str, toy_run: tuple[Path, str], tmp_path: Path) -> None:
+    lossy = tmp_path / "lossy"
+    shutil.copytree(toy_run[0], lossy, ignore=shutil.ignore_patterns("checkpoints", "pictures", "backbone"))
+    rows = [json.loads(line) for line in (lossy / "eval.jsonl").read_text().splitlines()]
+    (lossy / "eval.jsonl").write_text("".join(json.dumps({**row, "of": row["n"] + 1}) + "\n" for row in rows))
+    (lossy / "broken.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    told = report(lossy).read_text()
+    assert "Broken samples were met 2 times" in told
+    assert "<td>6 of 7</td>" in told
+    assert "Broken samples" not in page
+    assert "<td>6</td>" in page
+
+
 def test_a_run_without_held_out_sources_has_a_report(toy_run: tuple[Path, str], tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(toy_run[0], bare, ignore=shutil.ignore_patterns("checkpoints", "pictures"))

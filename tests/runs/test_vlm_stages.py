@@ -138,6 +138,15 @@ def saved_model_answers(root: Path, inputs: Path) -> None:
     said = (root / "run" / "results" / "vlm.answers.jsonl").read_text().splitlines()
     marks = [json.loads(line)["said"] == json.loads(line)["answer"] for line in said]
     assert results[0].value == pytest.approx(np.mean(marks))
+    (shard,) = (root / "held_out").glob("*.mds")
+    shard.write_bytes(shard.read_bytes().replace(b"\xff\xd8\xff", bytes(3), 1))  # where the first picture begins
+    told = CliRunner().invoke(app, ["eval", "vlm", str(root / "run"), "--data", str(root / "held_out")])
+    assert (told.exit_code, told.exception) == (0, None)
+    results = read(root / "run" / "results" / "vlm.json")
+    assert (results[0].samples, results[0].n, results[0].of) == (30, 5, 6)
+    ((key, why),) = results[0].facts.missing.items()
+    assert "not an image" in why
+    assert f"left out {key}: " in told.stdout.replace("\n", "")
     with pytest.raises(ValueError, match=r"vlm\.json: no such file; name the folder of a run of task vlm"):
         load_vlm(inputs)
     (root / "run" / "backbone.json").rename(root / "backbone.json")
