@@ -1,25 +1,20 @@
-"""A policy in control of the robot table: success by instruction, in closed loop, with videos."""
+"""A policy in control of a robot in a simulator: how often it does what it is told, in closed loop, with videos.
+
+A world is a simulator with numbered episodes: the built-in robot table (policy_table.py), CALVIN, LIBERO, SimplerEnv
+(policy_calvin.py, policy_libero.py, policy_simpler.py). An episode has one instruction, or a chain of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from interlace.data_recipes.worlds.table import (
-    BLOCK_INSTRUCTIONS,
-    FPS,
-    HORIZON,
-    INSTRUCTIONS,
-    Instruction,
-    Table,
-    draw_layout,
-)
-from interlace.data_recipes.worlds.table_episodes import HELD_OUT_EPISODES, instruction_of
+from interlace.data_recipes.randomness import generator
 
 from .frozen import DataHash
 from .result import Facts, Result, Scores, result
@@ -34,77 +29,257 @@ class Actor(Protocol):
 
 
 @dataclass(frozen=True)
+class Order:
+    """An instruction of an episode. ``text`` is what a policy reads; results are summed up by ``name``."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of an action. ``done``: the order is carried out. ``over``: it cannot be any more."""
+
+    frame: np.ndarray  # [H, W, 3] uint8, what is seen now
+    done: bool
+    over: bool = False
+
+
+class World(Protocol):
+    """A simulator. ``name``: of results' data. ``settings``: all that could move a result. ``fps``: of its actions.
+
+    ``horizon``: actions after which an order of the episode that was started is not carried out. ``groups``: names of
+    orders whose results are summed up together too.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    fps: float
+    groups: Mapping[str, frozenset[str]]
+
+    @property
+    def horizon(self) -> int: ...
+
+    def start(self, number: int) -> tuple[np.ndarray, Sequence[Order]]:
+        """Put everything where it is when episode ``number`` begins: what is seen, and what there is to do."""
+        ...
+
+    def begin(self, order: Order) -> None:
+        """What happens from here on is judged by this order."""
+        ...
+
+    def act(self, action: np.ndarray) -> Step:
+        """Do one action, as the policy was trained to give them."""
+        ...
+
+
+def picture(seen: object, world: str) -> np.ndarray:
+    """[H, W, 3] uint8, as a policy is shown it. ValueError for a picture of another kind."""
+    found = np.asarray(seen)
+    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
+        raise ValueError(f"{world}: its camera gives {found.dtype} {found.shape}, and not uint8 [H, W, 3]")
+    return np.ascontiguousarray(found)
+
+
+def told_as(action: np.ndarray, size: int, world: str) -> np.ndarray:
+    """[size] float64, the caller's own. ValueError for an action of another width, or one that is not finite."""
+    told = np.array(action, np.float64)
+    if told.shape != (size,) or not np.isfinite(told).all():
+        raise ValueError(f"{world}: an action is {size} finite numbers, and this policy's is {told}")
+    return told
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """One episode. ``disturbed``: what moved though nobody named it; empty too where time was up."""
+    """One episode. ``done``: how many of its orders were carried out in a row, from the first on."""
 
     number: int
-    instruction: Instruction
-    done: bool
-    disturbed: tuple[str, ...]
+    orders: tuple[Order, ...]
+    done: int
     frames: np.ndarray  # [T, H, W, 3] uint8, one before each action and the last
 
-
-def attempt(table: Table, draw: Callable[[], np.ndarray], actor: Actor, seed: int, number: int) -> Attempt:
-    """Held-out episode ``number`` (0, 1, ...) of a seed. ``draw`` gives the table's picture as it is now."""
-    instruction = instruction_of(number)
-    table.reset(draw_layout(seed, HELD_OUT_EPISODES + number, instruction))
-    table.begin(instruction)
-    actor.begin(instruction.text)
-    frames = [draw()]
-    for _ in range(HORIZON):
-        _, outcome = table.act(actor.act(frames[-1]))
-        frames.append(draw())
-        if outcome.done or outcome.disturbed:
-            break
-    return Attempt(number, instruction, outcome.done, outcome.disturbed, np.stack(frames))
+    @property
+    def succeeded(self) -> bool:
+        return self.done == len(self.orders)
 
 
-def success(attempts: Sequence[Attempt], *, subject: str, backbone_hash: str, seed: int) -> list[Result]:
-    """Share of attempts that were done: of all, of the nine about blocks, of each instruction. Episodes are resampled.
+#: What an actor is told of the order at a place of an episode.
+Told = Callable[[int, int, Order], str]
 
-    ``seed``: of the policy's training. ValueError for no attempt.
+
+def as_it_is(number: int, place: int, order: Order) -> str:
+    """The order itself."""
+    return order.text
+
+
+def another(texts: Sequence[str], seed: int) -> Told:
+    """Another of these instructions in place of each, drawn from (seed, episode, place) and nothing else.
+
+    A policy that is told so, and is judged by what it was not told, shows what pixels and luck give away.
     """
-    hashed = DataHash()
-    for each in attempts:
-        hashed.add(str(each.number), each.frames[0])
-    facts = Facts(
-        protocol="policy/success in closed loop",
-        data="robot table",
-        unit="episode",
-        subject=subject,
-        backbone_hash=backbone_hash,
-        data_hash=hashed.hexdigest(),
-        seed=seed,
-        settings={"horizon": HORIZON},
-    )
-    groups = {"all": set(INSTRUCTIONS), "blocks": set(BLOCK_INSTRUCTIONS), **{name: {name} for name in INSTRUCTIONS}}
+
+    def told(number: int, place: int, order: Order) -> str:
+        others = [text for text in texts if text != order.text]
+        return others[int(generator(seed, "told otherwise", number, place).integers(len(others)))]
+
+    return told
+
+
+def attempt(world: World, actor: Actor, number: int, told: Told = as_it_is) -> Attempt:
+    """Episode ``number``: its orders one after another, until one is not carried out."""
+    frame, orders = world.start(number)
+    frames, done = [frame], 0
+    for place, order in enumerate(orders):
+        world.begin(order)
+        actor.begin(told(number, place, order))
+        if not _carry_out(world, actor, frames):
+            break
+        done += 1
+    return Attempt(number, tuple(orders), done, np.stack(frames))
+
+
+def _carry_out(world: World, actor: Actor, frames: list[np.ndarray]) -> bool:
+    for _ in range(world.horizon):
+        step = world.act(actor.act(frames[-1]))
+        frames.append(step.frame)
+        if step.done or step.over:
+            return step.done
+    return False
+
+
+class Films:
+    """mp4 files of the first ``most`` successes and the first ``most`` failures, named by what happened."""
+
+    def __init__(self, folder: Path, fps: float, most: int = 4) -> None:
+        self.folder, self.fps, self.most = folder, fps, most
+        self.written: list[Path] = []
+        self._counts = {"done": 0, "failed": 0}
+
+    def keep(self, tried: Attempt) -> None:
+        """Write it, if there are not enough of its kind yet."""
+        word = "done" if tried.succeeded else "failed"
+        if self._counts[word] < self.most:
+            self._counts[word] += 1
+            last = tried.orders[min(tried.done, len(tried.orders) - 1)]
+            path = self.folder / f"{word}_{last.name}_{tried.number}.mp4"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_video(tried.frames, path, self.fps)
+            self.written.append(path)
+
+
+def _write_video(frames: np.ndarray, path: Path, fps: float) -> None:
+    import av
+
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])  # yuv420p wants even sides
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames[:, :height, :width]:
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        video.mux(stream.encode(None))
+
+
+def attempts(
+    world: World,
+    actor: Actor,
+    numbers: Sequence[int],
+    *,
+    told: Told = as_it_is,
+    films: Films | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Attempt]:
+    """Several episodes. What is returned keeps the first frame of each; ``films`` sees the whole."""
+    tried = []
+    for number in numbers:
+        one = attempt(world, actor, number, told)
+        if films is not None:
+            films.keep(one)
+        tried.append(replace(one, frames=one.frames[:1].copy()))
+        if len(tried) % 10 == 0:
+            say(f"{len(tried)} of {len(numbers)} episodes, {sum(each.succeeded for each in tried)} done")
+    return tried
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whom results are of. ``seed``: of the policy's training."""
+
+    name: str
+    backbone_hash: str
+    seed: int = 0
+
+
+def success(world: World, tried: Sequence[Attempt], who: Who) -> list[Result]:
+    """Share of episodes whose one order was carried out: of all, of the world's groups, of each order.
+
+    Episodes are resampled. ValueError for no attempt.
+    """
+    facts = _facts(world, tried, who, "policy/success in closed loop", "episode")
     found = []
-    for measure, names in groups.items():
-        chosen = [each for each in attempts if each.instruction.name in names]
-        if chosen or measure == "all":
-            units, marks = [str(each.number) for each in chosen], [float(each.done) for each in chosen]
-            found.append(result(Scores.of(measure, "higher", units, marks), facts))
+    for measure, names in _groups(world, tried).items():
+        chosen = [each for each in tried if each.orders[0].name in names]
+        found.append(_share(measure, chosen, [float(each.succeeded) for each in chosen], facts))
     return found
 
 
-def write_videos(attempts: Sequence[Attempt], folder: Path, most: int = 4) -> list[Path]:
-    """mp4 files of the first ``most`` successes and the first ``most`` failures, named by what happened."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for done, word in ((True, "done"), (False, "failed")):
-        for each in [one for one in attempts if one.done == done][:most]:
-            path = folder / f"{word}_{each.instruction.name}_{each.number}.mp4"
-            _write_video(each.frames, path)
-            written.append(path)
-    return written
+def chains(world: World, tried: Sequence[Attempt], who: Who) -> list[Result]:
+    """``length``: how many orders of a chain were carried out in a row, in the mean; ``k in a row``: how often at least
+    k were. CALVIN's measures; chains are resampled. ValueError for no attempt."""
+    facts = _facts(world, tried, who, "policy/chains in closed loop", "chain")
+    longest = max((len(each.orders) for each in tried), default=0)
+    found = [_share("length", tried, [float(each.done) for each in tried], facts)]
+    for count in range(1, longest + 1):
+        found.append(_share(f"{count} in a row", tried, [float(each.done >= count) for each in tried], facts))
+    return found
 
 
-def _write_video(frames: np.ndarray, path: Path) -> None:
-    import av
+def differences(
+    world: World, mine: Sequence[Attempt], theirs: Mapping[str, Sequence[Attempt]], who: Who
+) -> list[Result]:
+    """By how much a policy does better than each of these, which tried the same episodes, paired by episode.
 
-    with av.open(str(path), "w") as video:
-        stream = video.add_stream("libx264", rate=Fraction(FPS))
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        for frame in frames:
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        video.mux(stream.encode(None))
+    Of episodes with one order: of all and of the world's groups; of chains: of the number done in a row. ValueError for
+    others than the same episodes.
+    """
+    chained = any(len(each.orders) > 1 for each in mine)
+    facts = _facts(world, mine, who, "policy/above its controls", "chain" if chained else "episode")
+    groups = {"length": set[str]()} if chained else _groups(world, mine, each_order=False)
+    found = []
+    for name, others in theirs.items():
+        if [(each.number, each.orders) for each in others] != [(each.number, each.orders) for each in mine]:
+            raise ValueError(f"{name}: did not try the same episodes as {who.name}, so that they cannot be paired")
+        for measure, names in groups.items():
+            pairs = [
+                (one, other) for one, other in zip(mine, others, strict=True) if chained or one.orders[0].name in names
+            ]
+            gains = [float(one.done - other.done) for one, other in pairs]
+            found.append(_share(f"{measure}, above {name}", [one for one, _ in pairs], gains, facts))
+    return found
+
+
+def _groups(world: World, tried: Sequence[Attempt], *, each_order: bool = True) -> dict[str, set[str]]:
+    """Measure -> the names of the orders that it sums up; groups of which nothing was tried are left out."""
+    names = list(dict.fromkeys(each.orders[0].name for each in tried))
+    groups = {"all": set(names)}
+    groups |= {group: set(members) for group, members in world.groups.items() if set(members) & set(names)}
+    return groups | ({name: {name} for name in names} if each_order else {})
+
+
+def _share(measure: str, tried: Sequence[Attempt], marks: Sequence[float], facts: Facts) -> Result:
+    return result(Scores.of(measure, "higher", [str(each.number) for each in tried], marks), facts)
+
+
+def _facts(world: World, tried: Sequence[Attempt], who: Who, protocol: str, unit: str) -> Facts:
+    hashed = DataHash()
+    for each in tried:
+        hashed.add(f"{each.number}: {', '.join(order.text for order in each.orders)}", each.frames[0])
+    return Facts(
+        protocol=protocol,
+        data=world.name,
+        unit=unit,
+        subject=who.name,
+        backbone_hash=who.backbone_hash,
+        data_hash=hashed.hexdigest(),
+        seed=who.seed,
+        settings=dict(world.settings),
+    )

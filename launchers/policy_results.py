@@ -1,31 +1,64 @@
-"""``interlace eval policy``: a trained policy in control of the robot table."""
+"""``interlace eval policy``: a trained policy in control of the robot table, or of another simulator."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from interlace.data_recipes.action_scale import ActionScale
+    from interlace.eval.policy import Attempt, World
+
+#: What --on may say beside the built-in table; each needs its simulator: docs/vla.md.
+SIMULATORS = ("calvin", "libero", "simpler")
 
 
 def add_policy(app: typer.Typer, console: Console) -> None:
     """Put the command into ``app``."""
 
-    @app.command(epilog="Example: interlace eval policy runs/vla --episodes 120")
+    @app.command(
+        epilog="Examples: interlace eval policy runs/vla --episodes 120 | "
+        "interlace eval policy runs/calvin --on calvin --data task_ABC_D --sequences eval_sequences.json"
+    )
     def policy(
         run: Annotated[Path, typer.Argument(help="A run of task vla.", show_default=False)],
+        on: Annotated[
+            str,
+            typer.Option("--on", help="table (built in), or calvin, libero, simpler: their simulators must be there."),
+        ] = "table",
         episodes: Annotated[
-            int, typer.Option("--episodes", min=1, help="Unseen layouts; the twelve instructions take turns.")
-        ] = 60,
+            int | None,
+            typer.Option(
+                "--episodes",
+                min=1,
+                help="Of the table: unseen layouts, 60; the twelve instructions take turns. Of libero and simpler: of "
+                "each task, 50 and 24.",
+            ),
+        ] = None,
+        chains: Annotated[
+            int, typer.Option("--chains", min=0, help="Of the table: chains of five instructions in one scene.")
+        ] = 20,
         size: Annotated[int, typer.Option("--size", min=16, help="Pixels a side that the table is drawn with.")] = 96,
         table_seed: Annotated[int, typer.Option("--table-seed", help="Of the layouts: the training episodes'.")] = 0,
+        data: Annotated[Path | None, typer.Option("--data", help="CALVIN's dataset, such as task_ABC_D.")] = None,
+        sequences: Annotated[
+            Path | None, typer.Option("--sequences", help="CALVIN's 1,000 chains: eval_sequences.json.")
+        ] = None,
+        suite: Annotated[str, typer.Option("--suite", help="Of libero.")] = "libero_spatial",
         out: Annotated[Path | None, typer.Option("--out", help="The results' JSON; in the run if left out.")] = None,
         backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if moved.")] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, or cuda.")] = "cpu",
     ) -> None:
-        """Success of a policy on the robot table, in closed loop, by instruction, with videos."""
-        run_policy(run, episodes, size, table_seed, out, backbone, device, console)
+        """Success of a policy in closed loop, by instruction and in chains, beside an expert and controls; videos."""
+        if on == "table":
+            run_policy(run, episodes or 60, size, table_seed, out, backbone, device, console, chains=chains)
+        else:
+            run_simulator(run, on, data, sequences, suite, episodes, out, backbone, device, console)
 
 
 def run_policy(
@@ -37,33 +70,124 @@ def run_policy(
     backbone: str | None,
     device: str,
     console: Console,
+    *,
+    chains: int = 20,
 ) -> None:
-    """Let it act, keep results and videos in the run."""
+    """Let a policy, the expert and the controls act on the robot table; keep results and videos in the run."""
     from interlace.data_recipes.action_scale import clip_scale
     from interlace.data_recipes.worlds import render
-    from interlace.data_recipes.worlds.table import ACTION_SIZE, Table, TableCamera
+    from interlace.data_recipes.worlds.table import ACTION_SIZE, FPS, Table, TableCamera
+    from interlace.data_recipes.worlds.table_episodes import TableSettings
     from interlace.eval.compare import RESULTS
-    from interlace.eval.policy import attempt, success, write_videos
+    from interlace.eval.policy import Films, Who
+    from interlace.eval.policy_table import TableChains, TableEpisodes, compare, rivals
     from interlace.eval.subjects import FrozenBackbone
     from interlace.tasks.vla import Policy, load_vla
 
-    from .evaluating import keep, run_seed
+    from .evaluating import keep, run_seed, teller
 
     task, eyes = load_vla(run, backbone)
-    subject = FrozenBackbone(eyes.to(device), run.name)
+    subject, say = FrozenBackbone(eyes.to(device), run.name), teller(console)
     # What the table is told is in -1...1 already.
     policy = Policy(task.to(device), eyes, scale=clip_scale(1.0, ACTION_SIZE - 1), name="robot table")
-    drawn_with = render.find_backend()
-    if drawn_with == render.RAYS:
-        raise ValueError("the robot table is drawn with OpenGL, and there is none here: install libegl1")
-    render.set_backend(drawn_with)
-    table = Table()
-    with subject.held(), policy, TableCamera(table, size) as camera:
-        attempts = [attempt(table, camera.draw, policy, table_seed, number) for number in range(episodes)]
     out = out or run / RESULTS / "policy.json"
-    results = success(attempts, subject=subject.name, backbone_hash=subject.digest, seed=run_seed(str(run)))
+    films = Films(out.with_suffix(".videos"), FPS)
+    drawn_with = render.find_backend()
+    say(render.describe_table(drawn_with))
+    render.set_backend(drawn_with)
+    table, who = Table(), Who(subject.name, subject.digest, run_seed(str(run)))
+    with subject.held(), policy, TableCamera(table, size) as camera:
+        sides = rivals(table, policy, who, TableSettings(seed=table_seed))
+
+        def episode_world(seen: bool) -> World:
+            return TableEpisodes(table, camera.draw, table_seed, seen=seen)
+
+        def chain_world(seen: bool) -> World:
+            return TableChains(table, camera.draw, table_seed, seen=seen)
+
+        results, tried = compare(episode_world, sides, episodes, films=films, say=say)
+        if chains:
+            in_a_row, chained = compare(chain_world, sides, chains, say=say)
+            results += in_a_row
     keep(results, str(run), subject, out, "policy", console)
-    films = write_videos(attempts, out.with_suffix(".videos"))
-    done = sum(each.done for each in attempts)
-    line = f"{done} of {len(attempts)} episodes done; videos of {len(films)} in {out.with_suffix('.videos')}"
-    console.print(line, highlight=False, markup=False)
+    console.print(f"{_done(tried)}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)
+    if chains:
+        console.print(_in_a_row(chained), highlight=False, markup=False)
+
+
+def _done(tried: Mapping[str, Sequence[Attempt]]) -> str:
+    mine, *others = ((name, sum(each.succeeded for each in tries), len(tries)) for name, tries in tried.items())
+    beside = ", ".join(f"{name} {done}" for name, done, _ in others)
+    return f"{mine[1]} of {mine[2]} episodes done" + (f" ({beside})" if beside else "")
+
+
+def _in_a_row(tried: Mapping[str, Sequence[Attempt]]) -> str:
+    means = {name: sum(each.done for each in tries) / len(tries) for name, tries in tried.items()}
+    first, *others = tried
+    beside = ", ".join(f"{name} {means[name]:.2f}" for name in others)
+    text = f"{means[first]:.2f} of {len(tried[first][0].orders)} instructions in a row over {len(tried[first])} chains"
+    return text + (f" ({beside})" if beside else "")
+
+
+def run_simulator(
+    run: Path,
+    on: str,
+    data: Path | None,
+    sequences: Path | None,
+    suite: str,
+    episodes: int | None,
+    out: Path | None,
+    backbone: str | None,
+    device: str,
+    console: Console,
+) -> None:
+    """Let a policy act in CALVIN, LIBERO or SimplerEnv; keep results and videos in the run."""
+    from interlace.eval.compare import RESULTS
+    from interlace.eval.policy import Films, Who, attempts, chains, success
+    from interlace.eval.subjects import FrozenBackbone
+    from interlace.tasks.vla import Policy, load_vla
+
+    from .evaluating import keep, run_seed, teller
+
+    world, count, scale = open_simulator(on, data, sequences, suite, episodes)
+    task, eyes = load_vla(run, backbone)
+    subject = FrozenBackbone(eyes.to(device), run.name)
+    policy = Policy(task.to(device), eyes, scale=scale, name=world.name)
+    out = out or run / RESULTS / f"policy-{on}.json"
+    films = Films(out.with_suffix(".videos"), world.fps)
+    ending: Any = closing(world) if hasattr(world, "close") else nullcontext()
+    with subject.held(), policy, ending:
+        tried = attempts(world, policy, range(count), films=films, say=teller(console))
+    who = Who(subject.name, subject.digest, run_seed(str(run)))
+    chained = len(tried[0].orders) > 1
+    keep((chains if chained else success)(world, tried, who), str(run), subject, out, f"policy-{on}", console)
+    found = {who.name: tried}
+    text = _in_a_row(found) if chained else _done(found)
+    console.print(f"{text}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)
+
+
+def open_simulator(
+    on: str, data: Path | None, sequences: Path | None, suite: str, episodes: int | None
+) -> tuple[World, int, ActionScale | None]:
+    """The world, how many episodes it has, and the scale of its actions where that is known.
+
+    Raises ValueError in one line for a simulator that is unknown or not installed, and for files that are missing.
+    """
+    from interlace.data_recipes.action_scale import CALVIN_CLIP, clip_scale
+    from interlace.eval import policy_calvin, policy_libero, policy_simpler
+
+    if on == "calvin":
+        if data is None or sequences is None:
+            raise ValueError(
+                "eval policy --on calvin: give its dataset with --data, and its 1,000 chains (eval_sequences.json) "
+                "with --sequences"
+            )
+        calvin = policy_calvin.open_calvin(data, sequences)
+        return calvin, len(calvin.chains), clip_scale(CALVIN_CLIP, policy_calvin.ACTION_SIZE - 1)
+    if on == "libero":
+        libero = policy_libero.open_libero(suite, episodes or policy_libero.STATES)
+        return libero, libero.episodes, None
+    if on == "simpler":
+        simpler = policy_simpler.open_simpler(episodes or policy_simpler.PLACES)
+        return simpler, simpler.episodes, None
+    raise ValueError(f"eval policy --on {on}: allowed is table, {', '.join(SIMULATORS)}")

@@ -176,11 +176,12 @@ class Table:
         return self.state()
 
     def begin(self, instruction: Instruction) -> State:
-        """What happens from here on is judged against how things are now."""
+        """What happens from here on is judged against how things are now. A button that is still down is not pressed
+        until it was let go of."""
         self.instruction = instruction
         self._before = self.state()
         self._disturbed: set[str] = set()
-        self._pressed = False
+        self._pressed, self._released = False, self._before.button < PRESSED
         return self._before
 
     def act(self, action: np.ndarray) -> tuple[State, Outcome]:
@@ -215,8 +216,10 @@ class Table:
         data.ctrl[3:] = open_share * FINGER_REACH
         for _ in range(_SUBSTEPS):
             self._mujoco.mj_step(self.model, data)
-            if hasattr(self, "_before") and data.qpos[self._address["button"]] > PRESSED:
-                self._pressed = True
+            if hasattr(self, "_before"):
+                down = data.qpos[self._address["button"]] > PRESSED
+                self._pressed |= bool(down and self._released)
+                self._released |= not down
         self._mujoco.mj_forward(self.model, data)
 
     def _as_asked(self, now: State) -> bool:

@@ -1,9 +1,11 @@
-"""Policies in control of the robot table: who knows succeeds, who does not fails, and both are counted and seen."""
+"""Policies in control: who knows succeeds, who does not fails, and both are counted, paired and seen."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +16,181 @@ from interlace.backbone import save
 from interlace.backbone.digest import digest
 from interlace.backbone.frozen import write_reference
 from interlace.data_recipes.video import Video
-from interlace.data_recipes.worlds.render import RAYS, find_backend
 from interlace.data_recipes.worlds.table import HORIZON, INSTRUCTIONS, Table, draw_layout
 from interlace.data_recipes.worlds.table_episodes import HELD_OUT_EPISODES
-from interlace.data_recipes.worlds.table_experts import expert
-from interlace.eval.policy import Attempt, attempt, success, write_videos
-from interlace.eval.result import read
+from interlace.eval import policy_table
+from interlace.eval.policy import (
+    Attempt,
+    Films,
+    Order,
+    Step,
+    Who,
+    another,
+    as_it_is,
+    attempt,
+    attempts,
+    chains,
+    differences,
+    picture,
+    success,
+    told_as,
+)
+from interlace.eval.policy_table import TEXTS, Expert, Replay, Rival, TableChains, TableEpisodes, compare
+from interlace.eval.result import Result, read
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
 
 from language import write_tokenizer  # noqa: E402
 from tiny_vla import build  # noqa: E402
 
+WHO = Who("somebody", "-")
 
-class Expert:
-    """Told in words as a policy is; it peeps at the simulator in place of looking."""
 
-    def __init__(self, table: Table, *, deaf: bool = False) -> None:
-        self.table, self.deaf = table, deaf
+class Counting:
+    """A world in which an order is carried out by ``n`` actions of 1, n being its name; an action of -1 ruins it."""
+
+    name, fps, horizon = "counting", 4.0, 5
+
+    def __init__(self, *episodes: str) -> None:
+        self.episodes = episodes
+        self.groups = {"odd": frozenset({"1", "3"})}
+        self.settings = {"horizon": self.horizon}
+
+    def start(self, number: int) -> tuple[np.ndarray, Sequence[Order]]:
+        return self.frame(number), [Order(name, f"count to {name}") for name in self.episodes[number]]
+
+    def begin(self, order: Order) -> None:
+        self.left = int(order.name)
+
+    def act(self, action: np.ndarray) -> Step:
+        self.left -= int(action[0] > 0)
+        return Step(self.frame(self.left), self.left == 0, bool(action[0] < 0))
+
+    @staticmethod
+    def frame(value: int) -> np.ndarray:
+        return np.full((6, 7, 3), value, np.uint8)
+
+
+class Does:
+    """Does the same whatever it is told, and remembers what it was told and shown."""
+
+    def __init__(self, action: float) -> None:
+        self.action = np.array([action])
+        self.told: list[str] = []
+        self.seen: list[int] = []
 
     def begin(self, instruction: str) -> None:
-        by_text = {one.text: one for one in INSTRUCTIONS.values()}
-        self.instruction = INSTRUCTIONS["press_button"] if self.deaf else by_text[instruction]
+        self.told.append(instruction)
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        assert frame.shape == (32, 32, 3)
-        return expert(self.instruction, self.table.state())
+        self.seen.append(int(frame[0, 0, 0]))
+        return self.action
 
 
-class Idle(Expert):
-    def act(self, frame: np.ndarray) -> np.ndarray:
-        return np.array([0.0, 0.0, 0.0, 1.0])
+def by_measure(results: Sequence[Result]) -> dict[str, Result]:
+    return {each.measure: each for each in results}
 
 
-def tried(actor: Expert, numbers: range = range(12)) -> list[Attempt]:
-    grey = iter(range(10**6))
+def test_an_episode_goes_on_until_an_order_is_not_carried_out() -> None:
+    actor = Does(1)
+    whole = attempt(Counting("321"), actor, 0)
+    assert whole.succeeded
+    assert (whole.done, len(whole.frames)) == (3, 1 + 6)
+    assert actor.told == ["count to 3", "count to 2", "count to 1"]
+    assert actor.seen == [0, 2, 1, 0, 1, 0]  # the picture before each action
+    late = attempt(Counting("262"), Does(1), 0)
+    assert not late.succeeded
+    assert (late.done, len(late.frames)) == (1, 1 + 2 + Counting.horizon)
+    ruined = attempt(Counting("22"), Does(-1), 0)
+    assert (ruined.done, len(ruined.frames)) == (0, 2)
+
+
+def test_chains_are_counted_as_calvin_does() -> None:
+    world = Counting("11", "16", "61", "11")
+    found = by_measure(chains(world, attempts(world, Does(1), range(4)), WHO))
+    assert {name: each.value for name, each in found.items()} == {"length": 1.25, "1 in a row": 0.75, "2 in a row": 0.5}
+    assert found["length"].facts.unit == "chain"
+    assert found["length"].n == 4
+
+
+def test_success_is_by_order_and_by_group() -> None:
+    world = Counting("1", "2", "3", "6", "1")
+    found = by_measure(success(world, attempts(world, Does(1), range(5)), WHO))
+    assert {name: (each.value, each.n) for name, each in found.items()} == {
+        "all": (0.8, 5),
+        "odd": (1.0, 3),
+        "1": (1.0, 2),
+        "2": (1.0, 1),
+        "3": (1.0, 1),
+        "6": (0.0, 1),
+    }
+    low, high = found["all"].interval
+    assert low < 0.8 < high
+    with pytest.raises(ValueError, match="nothing could be measured"):
+        success(world, [], WHO)
+
+
+def tries(world: Counting, done: Sequence[int]) -> list[Attempt]:
+    starts = [world.start(number) for number in range(len(done))]
     return [
-        attempt(actor.table, lambda: np.full((32, 32, 3), next(grey) % 200, np.uint8), actor, 0, number)
-        for number in numbers
+        Attempt(number, tuple(orders), marks, frame[None])
+        for number, ((frame, orders), marks) in enumerate(zip(starts, done, strict=True))
     ]
+
+
+def test_differences_are_paired_by_episode() -> None:
+    """Whoever does what another does, and one thing more in ten, is better for sure, however episodes differ."""
+    world = Counting(*"1212121212" * 4)
+    other = [1, 0, 0, 1, 0, 1, 1, 0, 0, 1] * 4
+    more = [1, 0, 0, 1, 0, 1, 1, 0, 1, 1] * 4
+    found = by_measure(differences(world, tries(world, more), {"it": tries(world, other)}, WHO))
+    assert list(found) == ["all, above it", "odd, above it"]
+    gain = found["all, above it"]
+    assert gain.value == pytest.approx(0.1)
+    assert 0 < gain.interval[0] < gain.interval[1] < 0.25
+    assert found["odd, above it"].value == pytest.approx(0.2)
+    unpaired = success(world, tries(world, more), WHO)[0].interval
+    assert gain.interval[1] - gain.interval[0] < 0.7 * (unpaired[1] - unpaired[0])
+    chain = Counting("11", "12")
+    (length,) = differences(chain, tries(chain, [2, 1]), {"it": tries(chain, [0, 1])}, WHO)
+    assert (length.measure, length.value, length.facts.unit) == ("length, above it", 1.0, "chain")
+    with pytest.raises(ValueError, match="it: did not try the same episodes as somebody"):
+        differences(world, tries(world, more), {"it": tries(world, other)[1:]}, WHO)
+
+
+def test_other_instructions_are_never_the_own_and_any_of_the_others() -> None:
+    told, order = another(TEXTS, seed=0), Order("left_red", INSTRUCTIONS["left_red"].text)
+    drawn = [told(number, 0, order) for number in range(300)]
+    assert set(drawn) == set(TEXTS) - {order.text}
+    assert drawn == [another(TEXTS, seed=0)(number, 0, order) for number in range(300)]
+    assert drawn != [told(number, 1, order) for number in range(300)] != [as_it_is(0, 0, order)] * 300
+    actor = Does(1)
+    attempt(Counting("1"), actor, 0, another(["count to 1", "count to 9"], 0))
+    assert actor.told == ["count to 9"]
+
+
+def test_successes_and_failures_are_filmed(tmp_path: Path) -> None:
+    world, films = Counting("1", "2", "6", "1", "61"), Films(tmp_path / "videos", 4.0, most=2)
+    kept = attempts(world, Does(1), range(5), films=films)
+    names = ["done_1_0.mp4", "done_2_1.mp4", "failed_6_2.mp4", "failed_6_4.mp4"]
+    assert [file.name for file in films.written] == names
+    lengths = [len(Video(file, file.name).times) for file in films.written]
+    assert lengths == [2, 3, 6, 6]
+    assert Video(films.written[0], "video").read().shape[1:] == (6, 6, 3)  # sides of a video are even
+    assert all(len(each.frames) == 1 for each in kept)
+
+
+def test_pictures_and_actions_of_another_kind_are_refused() -> None:
+    assert told_as(np.array([1, 2], np.float32), 2, "x").dtype == np.float64
+    for action in ([1.0], [1.0, np.nan]):
+        with pytest.raises(ValueError, match="x: an action is 2 finite numbers"):
+            told_as(np.array(action), 2, "x")
+    for seen in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="x: its camera gives"):
+            picture(seen, "x")
+
+
+# ---- the robot table
 
 
 @pytest.fixture(scope="module")
@@ -60,60 +198,90 @@ def table() -> Table:
     return Table()
 
 
-def test_the_expert_succeeds_and_who_does_not_listen_fails(table: Table) -> None:
-    attempts = tried(Expert(table))
-    assert all(each.done for each in attempts)
-    found = {each.measure: each for each in success(attempts, subject="expert", backbone_hash="-", seed=0)}
-    assert set(found) == {"all", "blocks", *INSTRUCTIONS}
+class Idle:
+    def begin(self, instruction: str) -> None: ...
+
+    def act(self, frame: np.ndarray) -> np.ndarray:
+        return np.array([0.0, 0.0, 0.0, 1.0])
+
+
+def world_of(table: Table, kind: type[TableEpisodes] = TableEpisodes, seen: bool = True) -> TableEpisodes:
+    shades = iter(range(10**6))
+    return kind(table, lambda: np.full((8, 8, 3), next(shades) % 200, np.uint8), 0, seen=seen)
+
+
+def test_the_expert_succeeds_and_who_is_told_another_fails(table: Table) -> None:
+    sides = [
+        Rival(WHO, Expert(table), seen=False),
+        Rival(Who("misled", "-"), Expert(table), seen=False, told=another(TEXTS, 0)),
+    ]
+    results, tried = compare(
+        lambda seen: TableEpisodes(table, lambda: np.zeros((8, 8, 3), np.uint8), 0, seen=seen), sides, 12
+    )
+    found = by_measure([each for each in results if each.facts.subject == "somebody"])
+    assert {"all", "blocks", *INSTRUCTIONS} < set(found)
     assert found["all"].value == found["blocks"].value == 1
     assert (found["all"].n, found["blocks"].n, found["lift_red"].n) == (12, 9, 1)
-    deaf = tried(Expert(table, deaf=True))
-    shares = {each.measure: each.value for each in success(deaf, subject="deaf", backbone_hash="-", seed=0)}
-    assert shares["press_button"] == 1
-    assert shares["blocks"] == 0
-    assert shares["all"] == pytest.approx(1 / 12)
-    assert {each.disturbed for each in deaf if not each.done} == {("button",)}
+    misled = sum(each.done for each in tried["misled"])
+    assert misled <= 1
+    assert found["all, above misled"].value == pytest.approx(1 - misled / 12)
+    assert found["all, above misled"].facts.data_hash == found["all"].facts.data_hash
 
 
-def test_time_is_up(table: Table) -> None:
-    (idle,) = tried(Idle(table), range(1))
-    assert not idle.done
-    assert idle.disturbed == ()
+def test_an_instruction_has_its_time(table: Table) -> None:
+    idle = attempt(world_of(table), Idle(), 0)
+    assert not idle.succeeded
     assert len(idle.frames) == HORIZON + 1
+    assert len({int(frame[0, 0, 0]) for frame in idle.frames}) == HORIZON + 1
+    unseen = attempt(world_of(table, seen=False), Idle(), 0)
+    assert len({int(frame[0, 0, 0]) for frame in unseen.frames}) == 1  # drawn once for whom does not look
 
 
 def test_layouts_are_held_out(table: Table) -> None:
-    (one,) = tried(Idle(table), range(5, 6))
-    assert table.layout == draw_layout(0, HELD_OUT_EPISODES + 5, one.instruction)
-    assert one.instruction is list(INSTRUCTIONS.values())[5]
+    _, (order,) = world_of(table).start(5)
+    assert order.name == list(INSTRUCTIONS)[5]
+    assert table.layout == draw_layout(0, HELD_OUT_EPISODES + 5, INSTRUCTIONS[order.name])
 
 
-def test_intervals_are_over_episodes(table: Table) -> None:
-    attempts = [*tried(Expert(table), range(12)), *tried(Idle(table), range(12, 24))]
-    (whole,) = [r for r in success(attempts, subject="half", backbone_hash="-", seed=0) if r.measure == "all"]
-    low, high = whole.interval
-    assert whole.value == 0.5
-    assert 0.2 < low < 0.45 < 0.55 < high < 0.8
+def test_a_chain_stops_where_it_fails(table: Table) -> None:
+    """An expert that is deaf to the third instruction."""
+
+    class Deaf(Expert):
+        count = 0
+
+        def begin(self, instruction: str) -> None:
+            self.count += 1
+            super().begin(instruction)
+
+        def act(self, frame: np.ndarray) -> np.ndarray:
+            return np.zeros(4) if self.count == 3 else super().act(frame)
+
+    world = world_of(table, TableChains, seen=False)
+    assert attempt(world, Expert(table), 0).done == 5
+    assert attempt(world, Deaf(table), 0).done == 2
 
 
-def test_successes_and_failures_are_filmed(table: Table, tmp_path: Path) -> None:
-    attempts = [*tried(Expert(table), range(3)), *tried(Idle(table), range(3, 4))]
-    files = write_videos(attempts, tmp_path / "videos", most=2)
-    assert [file.name for file in files] == ["done_lift_red_0.mp4", "done_left_red_1.mp4", "failed_lift_green_3.mp4"]
-    for file, each in zip(files, [attempts[0], attempts[1], attempts[3]], strict=True):
-        assert Video(file, file.name).read().shape == each.frames.shape
+def test_the_replay_is_blind(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step the mean of what experts did on training layouts; then it stands still, its gripper as it was."""
+    told, actions = INSTRUCTIONS["lift_red"].text, np.array([[0.1, 0.2, 0.3, 1.0], [0.4, 0.5, 0.6, 0.2]])
+    replay = Replay({told: actions})
+    for _ in range(2):
+        replay.begin(told)
+        done = [replay.act(np.zeros((8, 8, 3), np.uint8)) for _ in range(3)]
+        assert np.array_equal(done, [*actions, [0.0, 0.0, 0.0, 0.2]])
+    monkeypatch.setattr(policy_table, "REPLAYED", 1)
+    made = Replay.of(table, policy_table.TableSettings(noise=0.0))
+    table.reset(draw_layout(0, 0, INSTRUCTIONS["lift_red"]))
+    table.begin(INSTRUCTIONS["lift_red"])
+    made.begin(told)
+    steps = [table.act(made.act(np.zeros((8, 8, 3), np.uint8)))[1].done for _ in range(HORIZON)]
+    assert steps.index(True) > 5  # on the one layout that it has seen, it succeeds
 
 
-def test_nothing_to_measure(table: Table) -> None:
-    with pytest.raises(ValueError, match="nothing could be measured"):
-        success([], subject="none", backbone_hash="-", seed=0)
-
-
-@pytest.mark.parametrize(("axes", "told"), [(3, "2 episodes done"), (6, "robot table: its actions are scaled")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("axes", "told"), [(3, "of 1 episodes done"), (6, "robot table: its actions are scaled")])
 def test_the_command(tmp_path: Path, axes: int, told: str) -> None:
-    """In a process of its own, where OpenGL's backend is still to be chosen."""
-    if find_backend() == RAYS:
-        pytest.skip("no OpenGL on this machine")
+    """In a process of its own, where what draws is still to be chosen: here rays, as where there is no OpenGL."""
     task, backbone = build(write_tokenizer(tmp_path), low=(-1.0,) * axes, high=(1.0,) * axes)
     run = tmp_path / "run"
     (run / "heads").mkdir(parents=True)
@@ -121,13 +289,26 @@ def test_the_command(tmp_path: Path, axes: int, told: str) -> None:
     write_reference(run / "backbone.json", str(tmp_path / "backbone"), backbone.config, digest(backbone))
     (run / "heads" / "vla.json").write_text(task.options.model_dump_json())
     save_file({key: value.clone() for key, value in task.state_dict().items()}, run / "heads" / "vla.safetensors")
-    given = ["eval", "policy", str(run), "--episodes", "2", "--size", "32"]
+    given = ["eval", "policy", str(run), "--episodes", "1", "--chains", "1", "--size", "32"]
     done = subprocess.run(
-        [sys.executable, "-m", "interlace.launchers", *given], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "interlace.launchers", *given],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "MUJOCO_GL": "disable"},
     )
-    assert told in " ".join((done.stdout + done.stderr).split())
+    said = " ".join((done.stdout + done.stderr).split())
+    assert told in said
     assert (done.returncode == 0) == (axes == 3)
     if axes == 3:
-        measures = {each.measure for each in read(run / "results" / "policy.json")}
-        assert measures == {"all", "blocks", "lift_red", "left_red"}
-        assert len(list((run / "results" / "policy.videos").glob("*.mp4"))) == 2
+        assert "robot table: no OpenGL here" in said
+        assert "of 5 instructions in a row over 1 chains" in said
+        found = read(run / "results" / "policy.json")
+        subjects = ["run", "scripted expert", "blind replay", "run, told another"]
+        assert list(dict.fromkeys(each.facts.subject for each in found)) == subjects
+        assert {each.measure for each in found if "above" not in each.measure} == {
+            *("all", "blocks", "lift_red", "length"),
+            *(f"{count} in a row" for count in range(1, 6)),
+        }
+        assert {"all, above scripted expert", "length, above told another"} < {each.measure for each in found}
+        assert len(list((run / "results" / "policy.videos").glob("*.mp4"))) == 1
