@@ -198,15 +198,20 @@ def stream(
     stream_footage(backbone, footage, options, save, console)
 
 
-@app.command(epilog="Example: interlace chat runs/vlm 'how many objects are there?' --video clip.mp4")
+@app.command(
+    epilog="Examples: interlace chat runs/vlm 'how many objects are there?' --video clip.mp4 | "
+    "interlace chat runs/vlm --video 0"
+)
 def chat(
     model: Annotated[Path, typer.Argument(help="A run of task vlm.", show_default=False)],
-    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; of a camera it may be typed later.", show_default=False)
+    ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="A picture to ask about.")] = None,
-    video: Annotated[Path | None, typer.Option("--video", help="A video to ask about.")] = None,
+    video: Annotated[str | None, typer.Option("--video", help="A video to ask about, or a live camera.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if it was moved.")] = None,
 ) -> None:
-    """Ask a trained vision-language model about a picture or a video."""
+    """Ask a trained vision-language model about a picture, a video or a live camera."""
     from .chatting import chat
 
     chat(model, question, image, video, backbone, console)
@@ -220,7 +225,7 @@ def export(
         str | None, typer.Option("--licence", help="Of the weights. Those that derive from DINOv3 keep its own.")
     ] = None,
 ) -> None:
-    """Write a run's backbone and geometry heads as a Hugging Face folder with a model card."""
+    """Write a run's backbone and geometry heads, or its VLM, as a Hugging Face folder with a model card."""
     from .commands import export_backbone
 
     export_backbone(run, to, licence, console)

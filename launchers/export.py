@@ -13,7 +13,7 @@ import yaml
 
 from interlace.backbone import Backbone, LoadReport, load_with_report
 from interlace.backbone.export import Heads, new_folder, write_model
-from interlace.backbone.locate import CONFIG, WEIGHTS, locate
+from interlace.backbone.locate import CONFIG, REFERENCE, WEIGHTS, locate
 from interlace.pretrain.run_folder import RunFolder
 from interlace.tasks.geometry.saved import load_heads, read_options
 
@@ -30,7 +30,7 @@ class Exported:
 
     folder: Path
     licence: str
-    loaded: LoadReport
+    loaded: LoadReport | str
     heads: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -45,13 +45,17 @@ class Origin:
 
 
 def export_run(run: Path, to: Path, licence: str | None) -> Exported:
-    """Write the backbone of a run that has ended, and its geometry heads, into a new folder ``to``.
+    """Write the backbone of a run that has ended, and its geometry heads, into a new folder ``to``; or its VLM.
 
     ``licence``: of the weights, a Hugging Face identifier or any text; not needed for weights that derive from DINOv3,
     which keep its licence. Raises ValueError, and leaves nothing, for a folder that holds no run, a run without
     ``backbone/``, a ``to`` that is used, no licence, and another licence than DINOv3's for what derives from it.
     """
     recipe = read_recipe(run)
+    if (run / REFERENCE).is_file():
+        from .export_vlm import export_vlm  # which imports this module
+
+        return export_vlm(run, recipe, to, licence)
     if not (run / "backbone").is_dir():
         raise ValueError(f"{run}: no backbone/, which is written when training ends; go on with --resume")
     origin = origin_of(run)
@@ -72,12 +76,7 @@ def export_run(run: Path, to: Path, licence: str | None) -> Exported:
         )
         (folder / "README.md").write_text(model_card(card), encoding="utf-8")
         copied = copy_licence(origin, folder)
-    notes = (
-        ()
-        if copied or not origin.dinov3
-        else ("DINOv3's licence asks for a copy of its text beside the weights: put it there",)
-    )
-    return Exported(to, licence, loaded, tuple(heads), notes)
+    return Exported(to, licence, loaded, tuple(heads), asked_for(origin, copied))
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -171,6 +170,13 @@ def trained_size(recipe: dict[str, Any]) -> int | None:
         said = [options[name] for name in ("size", "global_size") if options.get(name)]
         sizes += [size if isinstance(size, int) else min(size) for size in said]
     return max(sizes, default=None)
+
+
+def asked_for(origin: Origin, copied: bool) -> tuple[str, ...]:
+    """What is left to do for whoever exports."""
+    if copied or not origin.dinov3:
+        return ()
+    return ("DINOv3's licence asks for a copy of its text beside the weights: put it there",)
 
 
 def copy_licence(origin: Origin, folder: Path) -> bool:

@@ -45,7 +45,7 @@ def open_footage(source: str, fps: float | None) -> Footage:
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, fps or FOLDER_FPS)
-    if source.isdecimal() or source.startswith("/dev/video"):
+    if is_camera(source):
         return _camera(f"/dev/video{source}" if source.isdecimal() else source)
     if not path.is_file():
         raise DataError(f"{source}: no such file; give a video, a folder of pictures, or a camera (0, or /dev/video0)")
@@ -53,6 +53,11 @@ def open_footage(source: str, fps: float | None) -> Footage:
     indexed = video.frames(range(len(video.times)))
     frames = ((float(video.times[index]), image) for index, image in indexed)
     return _opened(source, frame_rate(video.times, source), len(video.times), frames)
+
+
+def is_camera(source: str) -> bool:
+    """Whether a source is a camera's number or device."""
+    return source.isdecimal() or source.startswith("/dev/video")
 
 
 def frame_rate(times: np.ndarray, name: str) -> float:

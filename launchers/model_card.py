@@ -52,17 +52,33 @@ class Card:
 
 def model_card(card: Card) -> str:
     """The text of README.md."""
-    recipe = public(card.recipe)
-    front = yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)
+    texts = Texts(_front(card), _what(card), _use(card), _licence(card.licence))
+    return page(texts, card.recipe, card.origin, card.held_out)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What differs between cards: the hub's fields, and the sections that tell of the model itself."""
+
+    front: Mapping[str, Any]
+    what: str
+    use: str
+    licence: str
+
+
+def page(texts: Texts, recipe: Mapping[str, Any], origin: str, held_out: Sequence[Mapping[str, Any]]) -> str:
+    """A whole card. ``origin``: of the first weights. ``held_out``: lines of :func:`~.report.gains`."""
+    shown = public(recipe)
+    front = yaml.safe_dump(dict(texts.front), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{front}---",
-        f"# {recipe['name']}\n\n{_what(card)}",
-        f"## Use\n\n{_use(card)}",
-        f"## Training\n\n{_training(recipe, card)}",
-        f"## Data\n\n{_data(card.recipe)}",
-        f"## Held-out measures\n\n{_measures(card.held_out)}",
-        f"## Licence\n\n{_licence(card.licence)}",
-        f"## The recipe\n\nPaths are cut to their last part.\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```",
+        f"# {shown['name']}\n\n{texts.what}",
+        f"## Use\n\n{texts.use}",
+        f"## Training\n\n{_training(shown, origin)}",
+        f"## Data\n\n{_data(recipe)}",
+        f"## Held-out measures\n\n{_measures(held_out)}",
+        f"## Licence\n\n{texts.licence}",
+        f"## The recipe\n\nPaths are cut to their last part.\n\n```yaml\n{yaml.safe_dump(shown, sort_keys=False)}```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -80,20 +96,22 @@ def public(value: Any) -> Any:
 
 def _front(card: Card) -> dict[str, Any]:
     plain = is_image_model(card.config)
-    known = card.licence.lower() in HUB_LICENCES
-    licence: dict[str, Any] = {"license": card.licence.lower() if known else "other"}
-    if card.licence == DINOV3:
-        licence |= {"license_name": DINOV3, "license_link": DINOV3_LINK}
-    elif not known:
-        licence |= {
-            "license_name": "-".join("".join(c if c.isalnum() else " " for c in card.licence.lower()).split()[:8])
-        }
     return {
         "library_name": "transformers",
         "pipeline_tag": "image-feature-extraction",
-        **licence,
+        **licence_fields(card.licence),
         "tags": ["interlace", "dinov3_vit"] if plain else ["interlace", "video", "streaming"],
     }
+
+
+def licence_fields(licence: str) -> dict[str, str]:
+    """How the hub wants a licence to be written."""
+    if licence == DINOV3:
+        return {"license": "other", "license_name": DINOV3, "license_link": DINOV3_LINK}
+    if licence.lower() in HUB_LICENCES:
+        return {"license": licence.lower()}
+    words = "".join(c if c.isalnum() else " " for c in licence.lower()).split()
+    return {"license": "other", "license_name": "-".join(words[:8])}
 
 
 def _what(card: Card) -> str:
@@ -139,14 +157,14 @@ def _use(card: Card) -> str:
     )
 
 
-def _training(recipe: Mapping[str, Any], card: Card) -> str:
+def _training(recipe: Mapping[str, Any], origin: str) -> str:
     engine = recipe["engine"]
     rows = [
         (name, f"{part['weight']:g}", f"{part['batch'] * part.get('micro_batches', 1):,}")
         for name, part in recipe["tasks"].items()
     ]
     return (
-        f"Initial weights: {card.origin}. {engine['steps']:,} steps of {engine['optimizer']}, rate {engine['lr']:g}, "
+        f"Initial weights: {origin}. {engine['steps']:,} steps of {engine['optimizer']}, rate {engine['lr']:g}, "
         f"{engine['warmup']:,} steps of warm-up, weight decay {engine['weight_decay']:g}, {engine['precision']}, seed "
         f"{recipe['seed']}; every step all tasks.\n\n" + table(("task", "weight", "samples a step"), rows)
     )

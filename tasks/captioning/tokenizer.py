@@ -29,7 +29,10 @@ def read_tokenizer(path: str) -> Tokenizer:
     ValueError if there is neither, or if it has no token for the end of a text.
     """
     if Path(path).is_dir():
-        return _FolderTokenizer(path)
+        from transformers import AutoTokenizer  # takes seconds that checking a recipe should not
+
+        # Never a look at the network: a wrong path must not become the name of somebody's repository.
+        return FolderTokenizer(AutoTokenizer.from_pretrained(path, local_files_only=True), path)
     if path.endswith(".model") and Path(path).is_file():
         return _SentencePieceTokenizer(path)
     raise ValueError(
@@ -37,12 +40,11 @@ def read_tokenizer(path: str) -> Tokenizer:
     )
 
 
-class _FolderTokenizer:
-    def __init__(self, path: str) -> None:
-        from transformers import AutoTokenizer  # takes seconds that checking a recipe should not
+class FolderTokenizer:
+    """A tokenizer of ``transformers``, which ``path`` names in errors."""
 
-        # Never a look at the network: a wrong path must not become the name of somebody's repository.
-        self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    def __init__(self, inner: Any, path: str) -> None:
+        self.inner = inner
         self.size = len(self.inner)
         self.eos = _end(self.inner.eos_token_id, path)
         self.bos = self.eos if self.inner.bos_token_id is None else self.inner.bos_token_id

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interlace.backbone import Backbone, BackboneConfig, normalise
+from interlace.backbone import Backbone, BackboneConfig
 from interlace.data_recipes import Sample
 
-from ..frames import resize
 from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
 from .chat import Row
 from .language_task import LanguageTask
@@ -22,11 +21,8 @@ from .measures import Blind, Question, accuracies, common_answers, questions_of
 from .options import VlmOptions
 from .pictures import draw_answers
 from .prompts import conversations_of
-from .tiles import Plan, cut, merge, plan, with_newlines
-from .video import look_at, watch
+from .sight import Sight, Size, look
 
-#: Tiles that go through the backbone together.
-TILES = 16
 #: Questions that are answered together.
 QUESTIONS = 32
 #: Held-out samples whose answers are drawn.
@@ -48,7 +44,17 @@ class Vlm(LanguageTask):
 
     def __init__(self, options: VlmOptions, context: TaskContext) -> None:
         super().__init__(options, context)
-        self.side = options.size // context.backbone.patch_size
+        #: how images and videos are looked at
+        self.sight = Sight(
+            size=options.size,
+            side=options.size // context.backbone.patch_size,
+            grids=options.grids,
+            max_tiles=options.max_tiles,
+            fps=options.fps,
+            max_frames=options.max_frames,
+            pool=options.pool,
+            blind=options.blind,
+        )
         if options.trains == "projector":
             self.llm.requires_grad_(False)
 
@@ -59,7 +65,7 @@ class Vlm(LanguageTask):
 
     def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """Those that :func:`~.video.look_at` looks at."""
-        return look_at(times, self.options.fps, self.options.max_frames)
+        return self.sight.chosen(times)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """A conversation about the sample, or a few questions that share its frames, as rows of tokens.
@@ -114,62 +120,25 @@ class Vlm(LanguageTask):
 
     # ---- seeing
 
-    def views(self, sample: Sample, frame: int) -> tuple[np.ndarray, tuple[int, int] | None]:
-        """What is looked at: an image's tiles with its (height, width), or a video's frames up to ``frame`` with None.
+    def views(self, sample: Sample, frame: int) -> tuple[np.ndarray, Size]:
+        """What is looked at of a sample up to ``frame``: see :meth:`Sight.views`."""
+        frames = sample.frames
+        if len(frames) > 1 and not self.sight.blind:
+            return self.sight.views_of_video(frames[: frame + 1])
+        return self.sight.views(frames)
 
-        [n, 3, size, size] uint8; n is 0 for a sample without a picture, or where the model is blind.
-        """
-        size, count = self.options.size, len(sample.frames)
-        if self.options.blind or count == 0:
-            return np.zeros((0, 3, size, size), np.uint8), None
-        if count > 1:
-            return resize(sample.frames[: frame + 1], (size, size)), None
-        shape = (sample.frames.shape[1], sample.frames.shape[2])
-        return cut(sample.frames[0], self.plan(shape), size), shape
-
-    def plan(self, shape: tuple[int, int]) -> Plan:
-        """How an image of this (height, width) is looked at."""
-        options = self.options
-        return plan(*shape, options.grids, options.max_tiles, options.size, self.side)
-
-    def visual_tokens(self, views: int, size: tuple[int, int] | None) -> int:
+    def visual_tokens(self, views: int, size: Size) -> int:
         """How many tokens :meth:`see` gives for them."""
-        if size is not None:
-            return self.plan(size).count
-        rows = self.side // self.options.pool
-        return views * rows * (rows + 1)
+        return self.sight.visual_tokens(views, size)
 
-    def see(
-        self, backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[tuple[int, int] | None]
-    ) -> tuple[list[Tensor], Tensor]:
+    def see(self, backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[list[Tensor], Tensor]:
         """Visual tokens [V, E] of each sample's views, and a zero that depends on every parameter on the way."""
-        found: list[Tensor | None] = [None] * len(views)
-        images = [index for index, size in enumerate(sizes) if size is not None]
-        if images:
-            tiles = torch.cat([views[index] for index in images]).split(TILES)
-            patches = torch.cat([backbone(normalise(some[:, None])).patches[:, 0] for some in tiles])
-            counts = [len(views[index]) for index in images]
-            for index, own in zip(images, patches.split(counts), strict=True):
-                found[index] = own
-        for index, size in enumerate(sizes):
-            if size is None and len(views[index]):
-                found[index] = watch(backbone, views[index])
-        return self.project(found, sizes)
+        return self.project(look(backbone, views, sizes), sizes)
 
-    def project(
-        self, patches: Sequence[Tensor | None], sizes: Sequence[tuple[int, int] | None]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Patches [n, h, w, D] of tiles or frames to visual tokens: see :meth:`see`."""
-        grids, anchor = self.to_tokens([p for p in patches if p is not None])
-        left, seen = iter(grids), []
-        for p, size in zip(patches, sizes, strict=True):
-            if p is None:
-                seen.append(self.newline.new_zeros(0, len(self.newline)))
-            elif size is None:
-                seen.append(with_newlines(self.pooled(next(left)).flatten(0, 1), self.newline))
-            else:
-                seen.append(merge(next(left), self.plan(size), self.newline))
-        return seen, anchor
+    def project(self, patches: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[list[Tensor], Tensor]:
+        """Patches [n, h, w, D] of tiles or frames, n 0 of nothing, to visual tokens: see :meth:`see`."""
+        grids, anchor = self.to_tokens(patches)
+        return [self.sight.tokens(grid, size, self.newline) for grid, size in zip(grids, sizes, strict=True)], anchor
 
     # ---- answering
 
@@ -228,7 +197,7 @@ class Vlm(LanguageTask):
     def look(self, backbone: Backbone, sample: Sample, frame: int) -> Tensor:
         """Visual tokens [V, E] of a whole sample up to ``frame``, its frames chosen as in training."""
         if len(sample.frames) > 1:
-            chosen = look_at(sample.times, self.options.fps, self.options.max_frames)
+            chosen = self.sight.chosen(sample.times)
             frame = max(int(np.searchsorted(chosen, frame, side="right")) - 1, 0)
             sample = Sample(
                 key=sample.key, source=sample.source, frames=sample.frames[chosen], times=sample.times[chosen]
