@@ -4,7 +4,9 @@
 
 A camera goes back and forth over the clip of a held-out built-in room (``interlace prepare demo``), so that every lap
 shows the same views and only the stream's length differs. Each row of the batch is a room. Measured on the forward way
-of laps near 16, 32, 64 ... frames, once with every frame in view and once with a window and the first frame:
+of laps near 16, 32, 64 ... frames, once with every frame in view and once with a window and the first frame. The stream
+with a window is then put forward to frame 1,000,000, as a state whose counter is set forward, and measured again once
+every frame in the window is from there:
 
 - depth: mean |D^ / D - 1|, a lap aligned by its median;
 - rotation and translation of the camera against the stream's first frame, as in training's held-out measures;
@@ -17,8 +19,10 @@ Prints a table, means over rooms, and draws the picture: a thin line a room, a t
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +30,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
-from interlace.backbone import Backbone
+from interlace.backbone import Backbone, Stream
 from interlace.data_recipes import ShardReader
 from interlace.data_recipes.worlds.demo import demo_folder
 from interlace.launchers.watching import load_frozen, load_geometry
@@ -37,6 +41,8 @@ from interlace.tasks.geometry.measures import Guess, measure
 
 #: Frames seen at which a lap is measured; the last is the length that was asked for.
 LENGTHS = (16, 32, 64, 128, 256, 512)
+#: A stream with a window is measured again from here on, about.
+FAR = 1_000_000
 MEASURES = {
     "abs_rel": "depth: relative error",
     "rotation_degrees": "rotation: degrees",
@@ -92,37 +98,74 @@ def measured_laps(length: int, period: int, forward: int) -> dict[int, int]:
     return {start: start + forward for start in sorted(starts)}
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """What is shown and what of it is measured.
+
+    ``numbers``: the frames' places in the stream, whose counter is set forward where one is missing. ``views``: the
+    frame of the clip of each. ``laps``: the place at which a measured lap starts -> frames seen at its end.
+    """
+
+    numbers: list[int]
+    views: list[int]
+    laps: dict[int, int]
+
+
+def schedule(length: int, forward: int, window: int | None) -> Schedule:
+    """Of a stream of ``length`` frames over a clip of ``forward``; with a window also of a lap behind :data:`FAR`."""
+    order = [*range(forward), *range(forward - 2, 0, -1)]
+    laps = measured_laps(length, len(order), forward)
+    numbers = list(range(max(laps.values())))
+    if window is not None:
+        # both the ring and the lap stand where they stood
+        step = math.lcm(window, len(order))
+        begin = len(numbers) + math.ceil(FAR / step) * step
+        start = math.ceil((begin + window) / len(order)) * len(order)
+        numbers += range(begin, start + forward)
+        laps[start] = start + forward
+    return Schedule(numbers, [order[number % len(order)] for number in numbers], laps)
+
+
+def put_forward(stream: Stream, frames: int) -> None:
+    """As if ``frames`` more had been seen."""
+    state = stream.state()
+    state["seen"] += frames
+    stream.restore(state)
+
+
 @torch.no_grad()
 def follow(
     backbone: Backbone, geometry: GeometryHeads, clips: Sequence[Clip], length: int, window: int | None
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Frames seen -> measure -> [rooms]."""
-    forward = len(clips[0].frames)
-    order = [*range(forward), *range(forward - 2, 0, -1)]
-    laps = measured_laps(length, len(order), forward)
+    """Frames seen -> measure -> [rooms]. Raises ValueError where features or predictions are not finite."""
+    forward, patch = len(clips[0].frames), backbone.config.patch_size
+    plan = schedule(length, forward, window)
     height, width = clips[0].frames.shape[2:]
     frames = torch.stack([clip.frames for clip in clips])
-    keeps = {"max_frames": max(laps.values())} if window is None else {"window": window, "sink": 1}
+    keeps = {"max_frames": max(plan.laps.values())} if window is None else {"window": window, "sink": 1}
     found: dict[int, dict[str, np.ndarray]] = {}
     gathered: dict[str, list[np.ndarray]] = {"depth": [], "poses": [], "propagation": []}
-    first = torch.empty(0)
+    first, start = torch.empty(0), 0
     with backbone.stream(len(clips), height, width, **keeps) as stream:
-        for number in range(max(laps.values())):
-            view = order[number % len(order)]
+        for number, view in zip(plan.numbers, plan.views, strict=True):
+            if number != stream.frames_seen:
+                put_forward(stream, number - stream.frames_seen)
             features = stream(frames[:, view : view + 1], layers=geometry.layers)
             first = features.patches[:, 0] if number == 0 else first
-            start = number - number % len(order)
-            if start not in laps or number - start >= forward:
+            start = number if number in plan.laps else start
+            if start not in plan.laps or number - start >= forward:
                 continue
             prediction = geometry(features)
-            gathered["depth"].append(prediction.depth[:, 0].cpu().numpy())
-            gathered["poses"].append(prediction.poses[:, 0].cpu().numpy())
+            told = prediction.depth[:, 0], prediction.poses[:, 0], features.patches
+            if not all(bool(each.isfinite().all()) for each in told):
+                raise ValueError(f"frame {number:,}: what the stream says is not finite")
+            gathered["depth"].append(told[0].cpu().numpy())
+            gathered["poses"].append(told[1].cpu().numpy())
             if view:
                 pairs = zip(clips, features.patches[:, 0], first, strict=True)
-                patch = backbone.config.patch_size
                 gathered["propagation"].append(np.array([propagation(c, view, p, f, patch) for c, p, f in pairs]))
             if number - start == forward - 1:
-                found[laps[start]] = _summary(clips, gathered)
+                found[plan.laps[start]] = _summary(clips, gathered)
                 gathered = {name: [] for name in gathered}
     return found
 

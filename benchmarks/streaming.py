@@ -1,6 +1,6 @@
 """What frame T of a stream costs, beside what it could cost: OmniStream's table 9.
 
-    python benchmarks/streaming.py [--quick] [--preset dinov3_vits16] [--size 224] [--contexts 1 16 64 512]
+    python benchmarks/streaming.py [--quick] [--preset dinov3_vits16] [--size 224] [--contexts 1 16 64 512] [--out FILE]
 
 A row a context of T frames, the T-th of which is computed (the ones before are random keys and values):
 
@@ -11,8 +11,9 @@ A row a context of T frames, the T-th of which is computed (the ones before are 
 - floor: the same arithmetic at the rate of a plain matrix product, or its bytes (weights, keys and values) at the rate
   of a plain copy, whichever is longer; both rates are measured here.
 
-Stream, grown and kernels take turns within each round; the best round counts for milliseconds and the median of the
-rounds' own ratios for stream / kernels. Memory is the most that a process of its own held above the weights.
+Stream and kernels take turns within each round, over the same weights and the same memory; the best round counts for
+milliseconds and the median of the rounds' own ratios for stream / kernels. Memory is the most that a process of its own
+held above the weights. "Made" are the bytes of all tensors that one frame makes: the stream's may not depend on T.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from pathlib import Path
 
 import torch
 from attention import matmul_rate, resident_peak, wait
-from torch import Tensor
+from machine import stamp
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, Stream
 from interlace.backbone.rope import rotation
@@ -59,10 +63,17 @@ class Case:
         """Bytes: layers * frames * tokens * 2 * hidden_size * bytes of a number."""
         return self.config.depth * self.context * self.tokens * 2 * self.config.hidden_size * self.dtype.itemsize
 
-    def flops(self, weights: int) -> float:
-        """Multiplications and additions of frame T: matrix products with ``weights`` numbers, scores and mixing."""
-        attention = 4 * self.tokens * self.context * self.tokens * self.config.hidden_size * self.config.depth
-        return 2.0 * self.tokens * weights + attention
+    def cache_bytes(self, backbone: Backbone) -> int:
+        """What a stream of ``context`` frames takes for keys and values."""
+        with backbone.stream(1, self.side, self.side, max_frames=self.context, dtype=self.dtype) as stream:
+            return stream.cache_bytes
+
+    def flops(self, backbone: Backbone) -> float:
+        """Multiplications and additions of frame T: matrix products, scores and mixing."""
+        weights = sum(each.weight.numel() for each in backbone.modules() if isinstance(each, nn.Linear))
+        patches = (self.tokens - self.config.prefix_tokens) * backbone.embedding.patch.weight.numel()
+        attention = 2 * self.tokens * self.context * self.tokens * self.config.hidden_size * self.config.depth
+        return 2.0 * (self.tokens * weights + patches + attention)
 
     def backbone(self, attention: str = "causal") -> Backbone:
         torch.manual_seed(0)
@@ -97,14 +108,25 @@ def prefilled(case: Case, backbone: Backbone) -> Stream:
 
 
 def stream_step(case: Case) -> Callable[[], object]:
-    backbone, frame = case.backbone(), case.frames(1)
-    stream = prefilled(case, backbone)
+    backbone = case.backbone()
+    return _stream_step(case, prefilled(case, backbone))
+
+
+def _stream_step(case: Case, stream: Stream) -> Callable[[], object]:
+    frame = case.frames(1)
 
     def step() -> object:
         stream._cache.seen = [case.context - 1]  # the same frame again
         return stream(frame)
 
     return step
+
+
+def stream_and_kernels(case: Case) -> dict[str, Callable[[], object]]:
+    """Both steps over one backbone and one stream's memory."""
+    backbone = case.backbone()
+    stream = prefilled(case, backbone)
+    return {"stream": _stream_step(case, stream), "kernels": _kernels_step(case, backbone, stream)}
 
 
 def grown_step(case: Case) -> Callable[[], object]:
@@ -133,10 +155,9 @@ def recompute_step(case: Case) -> Callable[[], object]:
     return step
 
 
-def kernels_step(case: Case) -> Callable[[], object]:
-    """The matrix products with the backbone's own weights, and attention over a stream's own memory."""
-    backbone, frame, config = case.backbone(), case.frames(1)[0], case.config
-    cache = prefilled(case, backbone)._cache
+def _kernels_step(case: Case, backbone: Backbone, stream: Stream) -> Callable[[], object]:
+    """The matrix products with the backbone's own weights, and attention over the stream's own memory."""
+    frame, config, cache = case.frames(1)[0], case.config, stream._cache
     cache.seen = [case.context - 1]
     cache.place([0], 1)
     place = cache.places[0][0]
@@ -166,8 +187,46 @@ STEPS: dict[str, Callable[[Case], Callable[[], object]]] = {
     "stream": stream_step,
     "grown": grown_step,
     "recompute": recompute_step,
-    "kernels": kernels_step,
 }
+COLUMNS = (*STEPS, "kernels")
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside a ``with`` block; views and writes in place make none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+        options = options or {}
+        known = {_storage(each) for each in tree_iter((arguments, options)) if isinstance(each, Tensor)}
+        result = operation(*arguments, **options)
+        new = {_storage(each): each for each in tree_iter(result) if isinstance(each, Tensor)}
+        self.bytes += sum(each.untyped_storage().nbytes() for place, each in new.items() if place not in known)
+        return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def made_bytes(name: str, case: Case) -> int:
+    """Bytes of all tensors that frame T makes. Raises AssertionError where a stream's keys or values moved."""
+    if name == "stream":
+        stream = prefilled(case, case.backbone())
+        places = [tensor.data_ptr() for tensor in stream._cache.held()]
+        step = _stream_step(case, stream)
+    else:
+        step = STEPS[name](case)
+    step()
+    with Made() as made:
+        step()
+    if name == "stream":
+        assert places == [tensor.data_ptr() for tensor in stream._cache.held()], (
+            "keys and values are not where they were"
+        )
+    return made.bytes
 
 
 def seconds(step: Callable[[], object], device: torch.device) -> float:
@@ -207,45 +266,69 @@ def peak_bytes(name: str, case: Case, threads: int) -> float:
 
 
 def measure(case: Case, rounds: int, recompute: bool) -> tuple[dict[str, float], list[float]]:
-    """Best seconds by name, and stream / kernels of every round."""
-    steps = {name: make(case) for name, make in STEPS.items() if name != "recompute"}
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):  # the first is not counted: libraries load, pages are touched
-        for name, step in steps.items():
-            took = seconds(step, case.device)
-            if number:
-                found[name].append(took)
-    ratios = [ours / bare for ours, bare in zip(found["stream"], found["kernels"], strict=True)]
-    best = {name: min(each) for name, each in found.items()}
-    del steps
+    """Best seconds by name, and stream / kernels of every round. No two caches are held at once."""
+    best, ratios = {}, list[float]()
+    for make in (stream_and_kernels, lambda case: {"grown": grown_step(case)}):
+        steps = make(case)
+        found: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(rounds + 1):  # the first is not counted: libraries load, pages are touched
+            for name, step in steps.items():
+                took = seconds(step, case.device)
+                if number:
+                    found[name].append(took)
+        if "kernels" in found:
+            ratios = [ours / bare for ours, bare in zip(found["stream"], found["kernels"], strict=True)]
+        best |= {name: min(each) for name, each in found.items()}
+        del steps, step
     if recompute:
         step = recompute_step(case)
         best["recompute"] = min(seconds(step, case.device) for _ in range(1 if case.context > 8 else 2))
     return best, ratios
 
 
-def report(case: Case, rounds: int, recompute: bool, rates: tuple[float, float]) -> float:
-    """Print the rows of one context; returns stream / kernels."""
+HEADINGS = (
+    "T",
+    *(f"{name} ms" for name in COLUMNS),
+    "floor ms",
+    "floor of",
+    "stream / kernels",
+    *(f"{name} MB" for name in STEPS),
+    "stream made MB",
+    "grown made MB",
+    "cache MB",
+    "cache / formula",
+)
+
+
+def row(case: Case, rounds: int, recompute: bool, rates: tuple[float, float]) -> tuple[list[str], float]:
+    """The cells of one context, as :data:`HEADINGS` names them, and stream / kernels."""
     best, ratios = measure(case, rounds, recompute)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         jobs = [(name, case, torch.get_num_threads()) for name in best if name != "kernels"]
         peaks = dict(zip([job[0] for job in jobs], pool.starmap(peak_bytes, jobs, chunksize=1), strict=True))
     backbone = case.backbone()
-    matrices = sum(weight.numel() for weight in backbone.parameters() if weight.ndim > 1)
-    with prefilled(case, backbone) as stream:
-        cache = stream.cache_bytes
+    cache, ratio = case.cache_bytes(backbone), statistics.median(ratios)
     moved = sum(weight.nbytes for weight in backbone.parameters()) + cache
-    arithmetic, memory = case.flops(matrices) / rates[0], moved / rates[1]
-    ratio = statistics.median(ratios)
-    print(f"{case.context:5}", end="")
-    for name in STEPS:
-        print(f"{best[name] * 1e3:11,.1f}" if name in best else f"{'-':>11}", end="")
-    print(f"{max(arithmetic, memory) * 1e3:9,.1f} {'flops' if arithmetic > memory else 'bytes'}{ratio:9.2f}", end="")
-    for name in ("stream", "grown", "recompute"):
-        print(f"{peaks[name] / 1e6:11,.0f}" if name in peaks else f"{'-':>11}", end="")
-    print(f"{cache / 1e6:10,.1f}{cache / case.cache_formula:9.4f}", flush=True)
-    return ratio
+    arithmetic, memory = case.flops(backbone) / rates[0], moved / rates[1]
+    cells = [
+        f"{case.context}",
+        *(f"{best[name] * 1e3:,.1f}" if name in best else "-" for name in COLUMNS),
+        f"{max(arithmetic, memory) * 1e3:,.1f}",
+        "flops" if arithmetic > memory else "bytes",
+        f"{ratio:.2f}",
+        *(f"{peaks[name] / 1e6:,.0f}" if name in peaks else "-" for name in STEPS),
+        *(f"{made_bytes(name, case) / 1e6:,.2f}" for name in ("stream", "grown")),
+        f"{cache / 1e6:,.1f}",
+        f"{cache / case.cache_formula:.4f}",
+    ]
+    return cells, ratio
+
+
+def markdown(title: str, rows: list[list[str]], verdict: str) -> str:
+    """The table as a page can hold it."""
+    lines = [HEADINGS, ["---:"] * len(HEADINGS), *rows]
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), "", verdict, ""])
 
 
 def main() -> None:
@@ -257,6 +340,7 @@ def main() -> None:
     parser.add_argument("--recompute-to", type=int, default=64, help="longest context that is computed anew")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32 on a CPU, bfloat16 on CUDA")
+    parser.add_argument("--out", type=Path, help="write the table as Markdown too")
     parser.add_argument("--threads", type=int, help="CPU threads (torch's default)")
     options = parser.parse_args()
     if options.threads:
@@ -269,19 +353,26 @@ def main() -> None:
         contexts, side, name = (1, 4, 16), 64, "2 blocks of 128 channels"
     rates = matmul_rate(device, dtype, 1024 if device.type == "cpu" else 8192), copy_rate(device)
     precision = str(dtype).removeprefix("torch.")
-    print(f"{device.type}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{name}, {side} pixels, best of {options.rounds}; ", end="")
-    print(f"matmul {rates[0] / 1e9:,.0f} GFLOP/s, copy {rates[1] / 1e9:,.1f} GB/s")
-    print(f"{'':5}{'milliseconds':>53}{'':15}{'/':>9}{'megabytes above the weights':>33}{'cache':>10}{'/':>9}")
-    print(f"{'T':>5}" + "".join(f"{each:>11}" for each in STEPS) + f"{'floor':>9}{'kernels':>15}", end="")
-    print(f"{'stream':>11}{'grown':>11}{'recompute':>11}{'MB':>10}{'formula':>9}")
-    ratios = [
-        report(Case(config, side, count, device, dtype), options.rounds, count <= options.recompute_to, rates)
-        for count in contexts
-    ]
+    title = (
+        f"{name}, {side} pixels, {precision}, best of {options.rounds}; {stamp(device)}; "
+        f"matmul {rates[0] / 1e9:,.0f} GFLOP/s, copy {rates[1] / 1e9:,.1f} GB/s"
+    )
+    widths = [max(len(heading), 6) for heading in HEADINGS]
+    print(title, flush=True)
+    print("  ".join(f"{heading:>{width}}" for heading, width in zip(HEADINGS, widths, strict=True)), flush=True)
+    rows, ratios = [], []
+    for count in contexts:
+        case = Case(config, side, count, device, dtype)
+        cells, ratio = row(case, options.rounds, count <= options.recompute_to, rates)
+        rows.append(cells)
+        ratios.append(ratio)
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), flush=True)
     verdict = "within" if max(ratios) <= TARGET else "not within"
     small = " (too small to judge by: the time between kernels counts most)" if options.quick else ""
-    print(f"stream / kernels at most {max(ratios):.2f}: {verdict} {TARGET}{small}")
+    verdict = f"stream / kernels at most {max(ratios):.2f}: {verdict} {TARGET}{small}"
+    print(verdict)
+    if options.out is not None:
+        options.out.write_text(markdown(title, rows, verdict))
 
 
 if __name__ == "__main__":
