@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,9 +37,12 @@ class Bank:
 
     @staticmethod
     def of(samples: Sequence[Sample], options: SslOptions) -> Bank:
-        """Only samples with a label are kept."""
+        """Only labelled samples are kept, and of the labels those that ``options.labels`` names, if it names any."""
         labelled = [sample for sample in samples if sample.labels]
-        names = sorted({name for sample in labelled for name in sample.labels})
+        found = {name for sample in labelled for name in sample.labels}
+        if absent := [name for name in options.labels if labelled and name not in found]:
+            raise ValueError(f"tasks.ssl.options.labels: no sample drawn has {absent[0]!r}, they have {sorted(found)}")
+        names = sorted(found.intersection(options.labels or found))
         return Bank([probe(sample, options) for sample in labelled], {name: classes(labelled, name) for name in names})
 
 
@@ -57,41 +61,48 @@ def probe(sample: Sample, options: SslOptions) -> np.ndarray:
 
 
 def nearest_neighbours(backbone: Backbone, samples: Sequence[Sample], bank: Bank, options: SslOptions) -> list[Measure]:
-    """1 or 0 a sample: does the vote of its nearest neighbours in the bank name its class?
+    """The share of a sample's labels that the vote of its nearest neighbours in the bank names right.
 
     Features are compared by their cosine around the bank's mean: an untrained backbone's differ little from each other,
-    and it should be a fair opponent. For every label of the bank that a sample has: ``knn_LABEL`` on the backbone's
-    temporal mean of CLS, and beside it, for reference, ``knn_pixels_LABEL`` on small frames, which no training changes.
-    ``fixed`` guesses the bank's commonest class; ``swapped`` is the vote on the sample half a list away (a single
-    sample has none: ``fixed``).
+    and it should be a fair opponent. ``knn`` is on the backbone's temporal mean of CLS, and beside it, for reference,
+    ``knn_pixels`` on small frames, which no training changes. ``fixed`` guesses each label's commonest class in the
+    bank; ``swapped`` is the vote on the sample half a list away (a single sample has none: ``fixed``).
     """
-    measures: list[Measure] = []
-    if not bank.labels:
-        return measures
     clips = [probe(sample, options) for sample in samples]
-    known = directions(cls_features(backbone, bank.clips), cls_features(backbone, clips))
-    pixels = directions(pixel_features(bank.clips), pixel_features(clips))
-    for name, bank_classes in bank.labels.items():
-        truth = classes(samples, name)
-        applies, within = truth != UNLABELLED, bank_classes != UNLABELLED
-        if not applies.any():
-            continue
-        commonest = np.bincount(bank_classes[within]).argmax()
-        for prefix, (reference, query) in (("knn", known), ("knn_pixels", pixels)):
-            guess = vote(reference[within], bank_classes[within], query[applies], options.neighbours)
-            right = truth[applies]
-            fixed = right == commonest
-            swapped = np.roll(guess, len(guess) // 2) == right if len(guess) > 1 else fixed
-            measures.append(
-                Measure(
-                    name=f"{prefix}_{name}",
-                    better="higher",
-                    values=spread(guess == right, applies),
-                    fixed=spread(fixed, applies),
-                    swapped=spread(swapped, applies),
-                )
-            )
+    truths = {name: classes(samples, name) for name in bank.labels}
+    if not any((truth != UNLABELLED).any() for truth in truths.values()):
+        return []
+    measures = []
+    for name, features in (("knn", partial(cls_features, backbone)), ("knn_pixels", pixel_features)):
+        reference, query = directions(features(bank.clips), features(clips))
+        rows = [
+            _judge(reference, query, bank.labels[label], truth, options.neighbours) for label, truth in truths.items()
+        ]
+        values, fixed, swapped = (_mean_of_labels(np.stack(columns)) for columns in zip(*rows, strict=True))
+        measures.append(Measure(name=name, better="higher", values=values, fixed=fixed, swapped=swapped))
     return measures
+
+
+def _judge(
+    reference: Tensor, query: Tensor, labels: np.ndarray, truth: np.ndarray, neighbours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For one label, [n] each, NaN where a sample lacks it: is the vote right, the commonest class, another's vote?"""
+    applies, within = truth != UNLABELLED, labels != UNLABELLED
+    if not applies.any():
+        nothing = np.full(len(truth), np.nan)
+        return nothing, nothing, nothing
+    guess = vote(reference[within], labels[within], query[applies], neighbours)
+    right = truth[applies]
+    fixed = right == np.bincount(labels[within]).argmax()
+    swapped = np.roll(guess, len(guess) // 2) == right if len(guess) > 1 else fixed
+    return spread(guess == right, applies), spread(fixed, applies), spread(swapped, applies)
+
+
+def _mean_of_labels(columns: np.ndarray) -> np.ndarray:
+    """[n] means of ``columns`` [labels, n] over the labels that a sample has, NaN where it has none."""
+    known = ~np.isnan(columns)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, columns, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 def spread(values: np.ndarray, applies: np.ndarray) -> np.ndarray:

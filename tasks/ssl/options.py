@@ -74,6 +74,7 @@ class SslOptions(TaskOptions):
     # held-out nearest neighbours
     probe_frames: int = Field(4, ge=1)  # of a sample, spread over it
     neighbours: int = Field(20, ge=1)  # DINO's k-NN protocol
+    labels: tuple[str, ...] = ()  # that they vote on; none named: all that samples have
 
     @model_validator(mode="after")
     def _ordered(self) -> SslOptions:

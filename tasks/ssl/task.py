@@ -197,7 +197,7 @@ class Ssl(Task):
         return measures.Bank.of(samples, self.options)
 
     def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: measures.Bank) -> list[Measure]:
-        """k-NN accuracy of every label on features and on pixels: see :func:`.measures.nearest_neighbours`."""
+        """k-NN accuracy over labels, on features and on pixels: see :func:`.measures.nearest_neighbours`."""
         return measures.nearest_neighbours(backbone, samples, blind, self.options)
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:

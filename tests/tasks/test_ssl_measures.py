@@ -54,7 +54,7 @@ def test_evaluate_beside_its_blind_guesses() -> None:
     train, held_out = samples(0, 60), samples(100, 30)
     with torch.no_grad():
         measures = task.evaluate(backbone, held_out, task.fit_blind(train))
-    assert [measure.name for measure in measures] == ["knn_tint", "knn_pixels_tint"]
+    assert [measure.name for measure in measures] == ["knn", "knn_pixels"]
     truth = np.array([sample.labels["tint"] for sample in held_out])
     for measure in measures:
         assert measure.better == "higher"
@@ -112,15 +112,29 @@ def test_labels_reach_the_bank_though_training_needs_none() -> None:
     assert feed.micro_batch(0, 0).batch["image"]["count"] == 2
 
 
-def test_two_labels_are_two_measures() -> None:
+def test_a_sample_counts_by_the_share_of_its_labels_that_are_right() -> None:
+    """Shape is 1 wherever it is known, which the vote and the fixed guess find; the tint is as with one label."""
     task, backbone, _ = tiny_ssl.build()
     train, held_out = samples(0, 20), samples(100, 6)
-    for sample in train[::2] + held_out[::2]:
-        sample.labels["shape"] = 1
     with torch.no_grad():
-        measures = task.evaluate(backbone, held_out, task.fit_blind(train))
-    assert [measure.name for measure in measures] == ["knn_shape", "knn_pixels_shape", "knn_tint", "knn_pixels_tint"]
-    assert np.isnan(measures[0].values).tolist() == [False, True] * 3
+        tint = task.evaluate(backbone, held_out, task.fit_blind(train))
+        for sample in train[::2] + held_out[::2]:
+            sample.labels["shape"] = 1
+        both = task.evaluate(backbone, held_out, task.fit_blind(train))
+    for one, two in zip(tint, both, strict=True):
+        for column in ("values", "fixed", "swapped"):
+            assert getattr(two, column)[::2] == pytest.approx((getattr(one, column)[::2] + 1) / 2)
+        assert np.array_equal(two.values[1::2], one.values[1::2])
+
+
+def test_only_the_labels_named_are_voted_on() -> None:
+    train = samples(0, 8)
+    train[0].labels["shape"] = 1
+    assert list(Bank.of(train, tiny_ssl.options(labels=("tint",))).labels) == ["tint"]
+    with pytest.raises(
+        ValueError, match=r"tasks.ssl.options.labels: no sample drawn has 'hue', they have \['shape', 'tint'\]"
+    ):
+        Bank.of(train, tiny_ssl.options(labels=("hue",)))
 
 
 def test_probe_takes_the_middle_square_and_spread_frames() -> None:
