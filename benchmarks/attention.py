@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from machine import stamp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -185,8 +186,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, options.dtype)
-    print(f"{device.type}, {options.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"per frame is {causal_kernel(device, dtype).__name__}")
+    print(stamp(device))
+    print(f"{options.dtype}; per frame is {causal_kernel(device, dtype).__name__}")
     shapes = [Shape(16, tokens, options.heads) for tokens in (201, 1029)]
     if options.quick:
         shapes = [Shape(8, 65, 2)]
