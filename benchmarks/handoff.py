@@ -31,14 +31,14 @@ from interlace.launchers.full_jobs import Command, Desk, Job, run_jobs
 PARTS = ("probes", "vlm", "vla")
 #: Minutes of one thread that a cell takes at its full size, for the estimate.
 MINUTES = {
-    "probes": 10.0,
-    "propagation": 4.0,
-    "vlm": 30.0,
-    "vlm_blind": 12.0,
-    "vlm_initial": 30.0,
-    "vla": 56.0,
-    "vla_blind": 36.0,
-    "vla_initial": 56.0,
+    "probes": 5.0,
+    "propagation": 3.0,
+    "vlm": 42.0,
+    "vlm_blind": 5.0,
+    "vlm_initial": 42.0,
+    "vla": 66.0,
+    "vla_blind": 18.0,
+    "vla_initial": 66.0,
 }
 
 

@@ -53,10 +53,10 @@ MINUTES = {
     "probes": 5.0,
     "propagation": 3.0,
     "stream": 1.0,
-    "vla": 55.0,
-    "vlm": 28.0,
-    "vla_blind": 17.0,
-    "vlm_blind": 11.0,
+    "vla": 57.0,
+    "vlm": 42.0,
+    "vla_blind": 10.0,
+    "vlm_blind": 5.0,
 }
 #: And all of them together.
 LIMIT = 90.0

@@ -28,7 +28,7 @@ COMMANDS = {
     "demo": {"--run", "--seed", "--long", "--resume", "--full"},
     "prepare": {"what", "--to", "--long"},
     "inspect": {"what", "--out"},
-    "report": {"run"},
+    "report": {"run", "--out"},
     "eval": set(),
     "features": {"footage", "--backbone", "--out", "--layers", *WATCHING},
     "stream": {"backbone", "footage", "--save", *WATCHING},
