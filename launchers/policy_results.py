@@ -85,6 +85,7 @@ def run_policy(
     from interlace.tasks.vla import Policy, load_vla
 
     from .evaluating import keep, run_seed, teller
+    from .policy_pictures import overview
 
     task, eyes = load_vla(run, backbone)
     subject, say = FrozenBackbone(eyes.to(device), run.name), teller(console)
@@ -109,7 +110,7 @@ def run_policy(
         if chains:
             in_a_row, chained = compare(chain_world, sides, chains, say=say)
             results += in_a_row
-    keep(results, str(run), subject, out, "policy", console)
+    keep(results, str(run), subject, out, "policy", console, [overview(results)])
     console.print(f"{_done(tried)}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)
     if chains:
         console.print(_in_a_row(chained), highlight=False, markup=False)
@@ -148,6 +149,7 @@ def run_simulator(
     from interlace.tasks.vla import Policy, load_vla
 
     from .evaluating import keep, run_seed, teller
+    from .policy_pictures import overview
 
     world, count, scale = open_simulator(on, data, sequences, suite, episodes)
     task, eyes = load_vla(run, backbone)
@@ -160,7 +162,8 @@ def run_simulator(
         tried = attempts(world, policy, range(count), films=films, say=teller(console))
     who = Who(subject.name, subject.digest, run_seed(str(run)))
     chained = len(tried[0].orders) > 1
-    keep((chains if chained else success)(world, tried, who), str(run), subject, out, f"policy-{on}", console)
+    results = (chains if chained else success)(world, tried, who)
+    keep(results, str(run), subject, out, f"policy-{on}", console, [overview(results)])
     found = {who.name: tried}
     text = _in_a_row(found) if chained else _done(found)
     console.print(f"{text}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)

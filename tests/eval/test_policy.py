@@ -37,6 +37,7 @@ from interlace.eval.policy import (
 )
 from interlace.eval.policy_table import TEXTS, Expert, Replay, Rival, TableChains, TableEpisodes, compare
 from interlace.eval.result import Result, read
+from interlace.launchers.policy_pictures import overview
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
 
@@ -188,6 +189,23 @@ def test_pictures_and_actions_of_another_kind_are_refused() -> None:
     for seen in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="x: its camera gives"):
             picture(seen, "x")
+
+
+def test_the_overview_draws_what_was_found() -> None:
+    world, chain, other = Counting("1", "2", "6"), Counting("11", "16"), Who("other", "-")
+    mine, theirs = tries(world, [1, 1, 0]), tries(world, [0, 1, 0])
+    results = [*success(world, mine, WHO), *success(world, theirs, other)]
+    results += differences(world, mine, {"other": theirs}, WHO)
+    results += [*chains(chain, tries(chain, [2, 1]), WHO), *chains(chain, tries(chain, [0, 0]), other)]
+    left, middle, right = overview(results).figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["all", "odd", "1", "2", "6"]
+    dots = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    assert np.allclose(dots, [2 / 3, 1, 1, 1, 0, 1 / 3, 0, 0, 1, 0])
+    curves = [list(line.get_ydata()) for line in middle.lines if line.get_marker() == "o"]
+    assert curves == [[1.0, 0.5], [0.0, 0.0]]
+    assert middle.get_legend_handles_labels()[1] == ["somebody: 1.50", "other: 0.00"]
+    assert [tick.get_text() for tick in right.get_yticklabels()] == ["all, above other", "odd, above other"]
+    assert len(overview(chains(chain, tries(chain, [2, 1]), WHO)).figure.axes) == 1
 
 
 # ---- the robot table

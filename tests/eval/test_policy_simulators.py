@@ -17,6 +17,7 @@ from interlace.eval.policy import Order, attempt, attempts
 from interlace.eval.policy_calvin import CalvinChain, CalvinWorld, open_calvin, read_chains
 from interlace.eval.policy_libero import LiberoWorld, open_libero
 from interlace.eval.policy_simpler import SimplerWorld, open_simpler, rotation_vector
+from interlace.launchers.policy_results import open_simulator
 
 STATE = {
     "led": 0,
@@ -408,3 +409,12 @@ def test_libero_is_not_asked_on_the_terminal(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"config.yaml: no such file; LIBERO makes it when it is used first"):
         open_libero("libero_goal")
+
+
+def test_the_command_says_what_a_world_needs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--on mars: allowed is table, calvin, libero, simpler"):
+        open_simulator("mars", None, None, "libero_goal", None)
+    with pytest.raises(ValueError, match=r"--on calvin: give its dataset with --data, and its 1,000 chains"):
+        open_simulator("calvin", tmp_path, None, "libero_goal", None)
+    with pytest.raises(ValueError, match=r"no suite 'libero_one'; it has libero_spatial"):
+        open_simulator("libero", None, None, "libero_one", None)
