@@ -1,7 +1,7 @@
 """CALVIN as a world for policies: 1,000 chains of five instructions in its unseen scene.
 
 Its simulator (``calvin_env``, ``calvin_agent``) is installed from its repository; it is on no package index. Written
-against its interface, and tested with recorded observations in its place: a run with the simulator was not made.
+against its interface, and tested with a stand-in that has its keys, shapes and assertions: it was not run itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LIBERO as a world for policies: the tasks of a suite, each from its recorded initial states.
 
 The package ``hf-libero`` (extra ``vla``) holds simulator, tasks and initial states, and fetches the scenes' meshes from
-the Hugging Face hub. Tested with recorded observations in the simulator's place: a run with the meshes was not made.
+the Hugging Face hub. Tested with the package's tasks and states, and a stand-in for the scenes: no episode was run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SimplerEnv's WidowX tasks as a world for policies trained on BridgeData V2 (visual matching).
 
 The package ``simpler_env`` is installed from its repository; it is on no package index, and its renderer needs a GPU
-with Vulkan. Written against its interface, and tested with recorded observations in its place: a run with the
-simulator was not made.
+with Vulkan. Written against its interface, and tested with a stand-in that has its keys and shapes: it was not run
+itself.
 """
 
 from __future__ import annotations

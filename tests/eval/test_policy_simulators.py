@@ -1,4 +1,4 @@
-"""CALVIN, LIBERO and SimplerEnv as worlds for policies, with recorded observations where the simulators would be.
+"""CALVIN, LIBERO and SimplerEnv as worlds for policies, with stand-ins for the simulators.
 
 The stand-ins have the keys, shapes, types and signatures of the simulators' own code, and its assertions.
 """
