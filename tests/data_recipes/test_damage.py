@@ -206,6 +206,25 @@ def test_a_step_of_calvin_that_does_not_fit(tmp_path: Path, name: str, value: np
         open_source("calvin", "calvin", training).read(0)
 
 
+def test_a_stored_frame_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import interlace.data_recipes.shards as shards
+
+    good = shards.encode_image
+    small = lambda image, codec: good(image[:5] if image[0, 0, 0] == 11 else image, codec)  # noqa: E731
+    monkeypatch.setattr(shards, "encode_image", small)
+    source = open_source("rooms", "mds", write_samples(tmp_path / "rooms", [make_sample(2, height=6, width=8)]))
+    with pytest.raises(DataError, match=r"sample 'rooms/000002', frame 1: 8x5, not 8x6"):
+        source.read(0)
+
+
+def test_a_picture_of_bridge_of_another_size(tmp_path: Path) -> None:
+    root = write_bridge_raw(tmp_path)
+    picture = next(root.rglob("traj2/images0/im_3.jpg"))
+    Image.new("RGB", (32, 32)).save(picture)
+    with pytest.raises(DataError, match="traj2': its pictures have different sizes"):
+        open_source("bridge", "bridge", root).read(0)
+
+
 def test_numbers_of_any_size_in_a_record() -> None:
     endless = b"\xff" * 9 + b"\x7f"  # 70 bits
     feature = bytes([0x1A, 1 + len(endless), 0x08]) + endless  # an int64_list of one value

@@ -73,6 +73,7 @@ def test_the_resolved_form_says_everything() -> None:
     [
         "name=other",
         "engine.workers=7",
+        "engine.max_broken=0.5",
         "engine.log_every=3",
         "engine.checkpoint_every=9",
         "engine.cosine_every=5",
