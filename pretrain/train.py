@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from interlace import backbone as backbones
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, FrozenBackbone
-from interlace.data_recipes.feed import Feed
+from interlace.data_recipes.feed import Feed, MicroBatch
 from interlace.data_recipes.loader import Loader, interleaved
 from interlace.data_recipes.recipe import read_recipe, resolve
 from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
@@ -87,8 +87,46 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     :class:`interlace.backbone.NotFrozen` for a frozen backbone that changed, and :class:`Terminated` on SIGTERM, once
     it has saved.
     """
-    observer = observer or Observer()
-    ranks, engine, folder = join(), recipe.engine, RunFolder(root)
+    run = prepare(recipe, RunFolder(root), resume, observer or Observer())
+    with asked_to_stop() as asked, run.loader:
+        for step, micros in enumerate(run.loader, run.start):
+            outcome = update(run, step, micros, stop=asked())
+            record(run, step + 1, micros, outcome)
+    export(run.folder, run.parts, recipe, run.ranks)
+    run.watch.close()
+    return run.folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run before its first step. Every rank has its own, and all take part in whatever is done with it."""
+
+    recipe: Recipe
+    ranks: Ranks
+    folder: RunFolder
+    tasks: Mapping[str, Task]
+    feeds: Mapping[str, Feed]
+    parts: Parts
+    start: int  # steps done before
+    loader: Loader
+    broken: BrokenSamples
+    watch: Watch
+    observer: Observer
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: warm-up, then a cosine."""
+        engine = self.recipe.engine
+        return learning_rate(step, steps=engine.steps, peak=engine.lr, warmup=engine.warmup, final=engine.final_lr)
+
+    def compares(self, step: int) -> bool:
+        """Whether the tasks' gradients are compared in a step."""
+        every = self.recipe.engine.cosine_every
+        return every > 0 and step % every == 0
+
+
+def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer) -> Run:
+    """Samples in their order, one model for all tasks, what it is measured on, and the measures before training."""
+    ranks, engine = join(), recipe.engine
     checkpoint = open_together(folder, recipe, ranks, resume)
 
     # The order of samples is a function of the seed and the step: no rank, worker or restart can change it.
@@ -97,13 +135,9 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
 
     # One backbone under every task's heads, sharded by ZeRO; teachers and cluster centres beside it.
     parts = build(recipe, tasks, ranks)
-    start = 0
-    if checkpoint is not None:
-        start = load_checkpoint(checkpoint, parts, recipe.digest(), feeds)
-    elif recipe.start_from is not None:
-        begin_from(Path(recipe.start_from), parts, tasks)
-    if parts.frozen is not None:
-        parts.frozen.check("before training")
+    start = begin(recipe, checkpoint, parts, tasks, feeds)
+
+    # Within a step the tasks' micro-batches follow each other in turn.
     loader = Loader(
         feeds,
         interleaved({name: part.micro_batches for name, part in recipe.tasks.items()}),
@@ -119,49 +153,63 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
         observer.say("fitting the blind guesses that held-out measures are compared with")
     held_out = build_held_out(recipe, tasks, feeds, broken, start)
     samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
-    shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
     watch = Watch(folder, parts, held_out, tasks, samples, broken, ranks)
     watch.begin(start, every=engine.evaluate_every)
+    return Run(recipe, ranks, folder, tasks, feeds, parts, start, loader, broken, watch, observer)
 
-    with asked_to_stop() as asked, loader:
-        for step, micros in enumerate(loader, start):
-            progress = Progress(step, engine.steps, recipe.seed)
-            rate = learning_rate(step, steps=engine.steps, peak=engine.lr, warmup=engine.warmup, final=engine.final_lr)
-            sampled = engine.cosine_every > 0 and step % engine.cosine_every == 0
-            parts.cosine.begin(sample=sampled)
-            try:
-                outcome = interlaced_step(
-                    parts,
-                    micros,
-                    shares=shares,
-                    progress=progress,
-                    rate=rate,
-                    clip=engine.clip,
-                    stop=asked(),
-                    device=ranks.device,
-                )
-            except NonFinite as error:
-                path = folder.root / f"replay_{step:08d}.pt"
-                keys = write_replay(path, recipe, parts, feeds, micros, step, ranks)
-                raise Stopped(account(error, step, keys, str(path))) from error
 
-            done, last = step + 1, step + 1 == engine.steps
-            if outcome.broken:
-                broken.step(done, micros)
-            if parts.frozen is not None and last:
-                parts.frozen.check("after training")
-            watch.step(done, outcome, loader.waited(), rate=rate, log=done % engine.log_every == 0 or last or sampled)
-            if ranks.first:
-                observer.step(done, outcome)
-            if done % engine.checkpoint_every == 0 or last or outcome.stop:
-                save_checkpoint(folder, parts, tasks, recipe, done, loader.cursors(done), ranks)
-            if outcome.stop and not last:
-                raise Terminated(TERMINATED)
-            if done % engine.evaluate_every == 0 or last:
-                watch.measure(done, draw="end" if last else None)
-    export(folder, parts, recipe, ranks)
-    watch.close()
-    return folder
+def begin(
+    recipe: Recipe, checkpoint: Path | None, parts: Parts, tasks: Mapping[str, Task], feeds: Mapping[str, Feed]
+) -> int:
+    """Take over the checkpoint's state, or the weights that the recipe starts from: how many steps are done."""
+    start = 0
+    if checkpoint is not None:
+        start = load_checkpoint(checkpoint, parts, recipe.digest(), feeds)
+    elif recipe.start_from is not None:
+        begin_from(Path(recipe.start_from), parts, tasks)
+    if parts.frozen is not None:
+        parts.frozen.check("before training")
+    return start
+
+
+def update(run: Run, step: int, micros: list[MicroBatch], *, stop: bool) -> Outcome:
+    """Traverse the micro-batches of all tasks, then update the parameters once."""
+    recipe, parts = run.recipe, run.parts
+    parts.cosine.begin(sample=run.compares(step))
+    try:
+        return interlaced_step(
+            parts,
+            micros,
+            shares={name: part.weight / part.micro_batches for name, part in recipe.tasks.items()},
+            progress=Progress(step, recipe.engine.steps, recipe.seed),
+            rate=run.rate(step),
+            clip=recipe.engine.clip,
+            stop=stop,
+            device=run.ranks.device,
+        )
+    except NonFinite as error:
+        path = run.folder.root / f"replay_{step:08d}.pt"
+        keys = write_replay(path, recipe, parts, run.feeds, micros, step, run.ranks)
+        raise Stopped(account(error, step, keys, str(path))) from error
+
+
+def record(run: Run, done: int, micros: list[MicroBatch], outcome: Outcome) -> None:
+    """After the ``done``-th update: log, save and measure where the recipe says so; save and leave when asked to."""
+    engine, last = run.recipe.engine, done == run.recipe.engine.steps
+    if outcome.broken:
+        run.broken.step(done, micros)
+    if run.parts.frozen is not None and last:
+        run.parts.frozen.check("after training")
+    log = done % engine.log_every == 0 or last or run.compares(done - 1)
+    run.watch.step(done, outcome, run.loader.waited(), rate=run.rate(done - 1), log=log)
+    if run.ranks.first:
+        run.observer.step(done, outcome)
+    if done % engine.checkpoint_every == 0 or last or outcome.stop:
+        save_checkpoint(run.folder, run.parts, run.tasks, run.recipe, done, run.loader.cursors(done), run.ranks)
+    if outcome.stop and not last:
+        raise Terminated(TERMINATED)
+    if done % engine.evaluate_every == 0 or last:
+        run.watch.measure(done, draw="end" if last else None)
 
 
 def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
