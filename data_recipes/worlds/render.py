@@ -149,16 +149,16 @@ class _Gl:
         self._camera.distance = 1.0
 
     def draw(self, pose: np.ndarray, fov: float, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image uint8, z-depth, and geoms (-1: none) of these groups, from a camera-to-world pose without roll."""
+        """Image uint8, z-depth, and geoms (-1: none) of these groups, from a camera-to-world pose."""
         forward = pose[:3, 2]
         self._camera.lookat[:] = pose[:3, 3] + forward
         self._camera.azimuth = np.degrees(np.arctan2(forward[1], forward[0]))
         self._camera.elevation = np.degrees(np.arcsin(forward[2]))
         self._model.vis.global_.fovy = np.degrees(fov)
         self._option.geomgroup[:] = groups
-        self._fine.update_scene(self._data, self._camera, self._option)
+        self._look(self._fine, pose)
         image = _shrink(self._fine.render())
-        self._plain.update_scene(self._data, self._camera, self._option)
+        self._look(self._plain, pose)
         self._plain.enable_depth_rendering()
         depth = self._plain.render().copy()
         self._plain.disable_depth_rendering()
@@ -166,6 +166,12 @@ class _Gl:
         geoms = self._plain.render()[..., 0].copy()
         self._plain.disable_segmentation_rendering()
         return image, depth, geoms
+
+    def _look(self, renderer: mujoco.Renderer, pose: np.ndarray) -> None:
+        """What the free camera sees; it knows no roll, so that both its eyes are turned upright in the pose's sense."""
+        renderer.update_scene(self._data, self._camera, self._option)
+        for eye in renderer.scene.camera:
+            eye.up[:] = -pose[:3, 1]
 
     def close(self) -> None:
         self._fine.close()
