@@ -18,7 +18,7 @@ from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
 from ..vlm.chat import Row
 from ..vlm.language_task import LanguageTask
 from ..vlm.llm import embed, last_hidden
-from ..vlm.tiles import with_newlines
+from ..vlm.tiles import pooled, with_newlines
 from .head import ActionHead
 from .measures import Blind, action_measures, mean_actions, spread
 from .options import BLANK, VlaOptions
@@ -159,7 +159,7 @@ class Vla(LanguageTask):
         """
         (grid,), anchor = self.to_tokens([patches])
         nowhere = self.newline.new_zeros(0, len(self.newline))
-        visual = [with_newlines(each, self.newline) for each in self.pooled(grid)] or [nowhere]
+        visual = [with_newlines(each, self.newline) for each in pooled(grid, self.options.pool)] or [nowhere]
         inputs = [torch.cat((row, self.query[None])) for row in embed(self.llm, rows, visual)]
         hidden = last_hidden(self.llm, inputs)
         ends = torch.tensor([len(each) - 1 for each in inputs], device=hidden.device)

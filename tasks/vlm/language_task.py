@@ -12,7 +12,6 @@ import torch
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone
 from interlace.backbone.frozen import REFERENCE, load_reference
@@ -122,10 +121,6 @@ class LanguageTask(Task):
         *found, last = self.projector(torch.cat([*flat, nothing])).split(counts)
         grids = [tokens.unflatten(0, each.shape[:3]) for tokens, each in zip(found, patches, strict=True)]
         return grids, 0.0 * (last.float().sum() + self.newline.sum())
-
-    def pooled(self, grid: Tensor) -> Tensor:
-        """[n, h, w, E] -> [n, h / pool, w / pool, E], averaged."""
-        return avg_pool2d(grid.movedim(3, 1), self.options.pool).movedim(1, 3)
 
     def swapped(self, samples: Sequence[Sample]) -> list[Sample]:
         """For each held-out sample the one half the list away. ValueError for fewer than two."""

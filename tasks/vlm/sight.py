@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from interlace.backbone.model import Backbone
 from interlace.backbone.preprocess import normalise
 
 from ..frames import resize
-from .tiles import Plan, cut, merge, plan, with_newlines
+from .tiles import Plan, cut, merge, plan, pooled, with_newlines
 from .video import look_at, watch
 
 #: Tiles that go through the backbone together.
@@ -71,17 +70,13 @@ class Sight:
         rows = self.side // self.pool
         return views * rows * (rows + 1)
 
-    def pooled(self, grid: Tensor) -> Tensor:
-        """[n, h, w, E] -> [n, h / pool, w / pool, E], averaged."""
-        return avg_pool2d(grid.movedim(3, 1), self.pool).movedim(1, 3)
-
     def tokens(self, grid: Tensor, size: Size, newline: Tensor) -> Tensor:
         """Visual tokens [V, E] of projected patches [n, h, w, E]; every row ends with ``newline`` [E]."""
         if len(grid) == 0:
             return newline.new_zeros(0, len(newline))
         if size is not None:
             return merge(grid, self.plan(size), newline)
-        return with_newlines(self.pooled(grid).flatten(0, 1), newline)
+        return with_newlines(pooled(grid, self.pool).flatten(0, 1), newline)
 
 
 def look(backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from ..frames import resize
 
@@ -99,6 +99,11 @@ def merge(tokens: Tensor, how: Plan, newline: Tensor) -> Tensor:
     if how.tokens != (height, width):
         grid = interpolate(grid.movedim(2, 0)[None], how.tokens, mode="bilinear")[0].movedim(0, 2)
     return torch.cat((whole, with_newlines(grid, newline)))
+
+
+def pooled(grid: Tensor, pool: int) -> Tensor:
+    """[n, h, w, E] -> [n, h / pool, w / pool, E], averaged."""
+    return avg_pool2d(grid.movedim(3, 1), pool).movedim(1, 3)
 
 
 def with_newlines(grid: Tensor, newline: Tensor) -> Tensor:
