@@ -85,7 +85,8 @@ def test_the_wheel_holds_every_file_of_the_rooms(wheel: Path) -> None:
 def test_every_module_of_the_wheel_imports(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    names = ["interlace." + name.removesuffix(".py").replace("/", ".") for name in furniture() if name.endswith(".py")]
+    modules = [name for name in furniture() if name.endswith(".py") and name != "eval/lmms_model.py"]  # lmms-eval's own
+    names = ["interlace." + name.removesuffix(".py").replace("/", ".") for name in modules]
     code = """
 import importlib, sys
 for name in sys.argv[2:]:
