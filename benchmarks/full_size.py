@@ -48,7 +48,7 @@ FULL_BANK, WIDTH = 2_400_000, 512
 def options(data: Path, quick: bool) -> dict[str, dict[str, Any]]:
     """Each task's options at full size; what is not said is the task's default, a ViT-L's."""
     decoder = QWEN3_06B | ({"layers": 1, "vocabulary_size": 2000} if quick else {})
-    share = 100 if quick else 1
+    share = 50 if quick else 1
     banks = {"object": {"rows": 40_000 // share}, "motion": {"rows": 10_000 // share, "frames": FRAMES}}
     return {
         "ssl": {"frames": FRAMES, "global_size": SIZE, "local_size": 96},
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
-    parser.add_argument("--quick", action="store_true", help="ViT-S, a one-layer decoder, 500 centres: does it run?")
+    parser.add_argument("--quick", action="store_true", help="ViT-S, a one-layer decoder, 1,000 centres: does it run?")
     chosen = parser.parse_args()
     preset = "dinov3_vits16" if chosen.quick else "dinov3_vitl16"
     print(stamp(torch.device("cpu")))
