@@ -63,6 +63,7 @@ def write_page(run: Path, planned: Sequence[Stage], desk: Desk) -> Path:
     home = run / HOME
     jobs = {job.name: job for stage in planned for job in stage.jobs}
     ended = {name for name, job in jobs.items() if not desk.left(job)}
+    whole = [stage for stage in planned if stage.jobs and ended.issuperset(job.name for job in stage.jobs)]
     made: dict[tuple[str, ...], Callable[[], Section]] = {
         ("pretrain",): lambda: pretraining(run),
         ("export",): lambda: exported(home / "export", desk, jobs["export"]),
@@ -79,7 +80,7 @@ def write_page(run: Path, planned: Sequence[Stage], desk: Desk) -> Path:
         written=time.strftime("%Y-%m-%d %H:%M"),
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         jobs=[(job, job.name in ended, desk.seconds(job) / 60) for job in jobs.values()],
-        stages=[(stage, took(stage, desk)) for stage in planned if stage.jobs],
+        stages=[(stage, took(stage, desk)) for stage in whole],
         commands=[str(command) for job in jobs.values() for command in job.commands if job.name in ended],
         sections=[make() for names, make in made.items() if ended.issuperset(names)],
     )
@@ -122,7 +123,7 @@ def pretraining(run: Path) -> Section:
 def exported(folder: Path, desk: Desk, job: Job) -> Section:
     """What is in the exported folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    rows = [Row((str(path.relative_to(folder)), f"{path.stat().st_size / 2**20:.2f} MiB")) for path in files]
+    rows = [Row((str(path.relative_to(folder)), f"{path.stat().st_size / 2**10:,.0f} KiB")) for path in files]
     return Section(
         "Export",
         "AutoModel.from_pretrained(FOLDER, trust_remote_code=True) loads it, without Interlace, under transformers "
