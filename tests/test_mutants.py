@@ -7,10 +7,13 @@ untouched copy, must then fail (not crash at collection).
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("backbone", "data_recipes", "tasks", "pretrain", "launchers", "eval")
+SECONDS = 300  # after which a mutant's test hangs
 TESTS_FAILED = 1  # pytest's exit status when tests ran and some failed
 
 
@@ -53,10 +57,31 @@ def copied_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
-def run(tree: Path, test: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", test]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="session")
+def forks(copied_tree: Path) -> Iterator[subprocess.Popen[str]]:
+    """``forking.py``, which sees the copied tree."""
+    environment = {**os.environ, "PYTHONPATH": str(copied_tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "forking.py")]
+    with subprocess.Popen(
+        command, cwd=copied_tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def run(forks: subprocess.Popen[str], test: str, output: Path) -> int:
+    """Pytest's exit status. A test that hangs is ended with all that it started, and is an error."""
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    print(test, output, sep="\t", file=forks.stdin, flush=True)
+    group = int(forks.stdout.readline())
+    hung = not select.select([forks.stdout], [], [], SECONDS)[0]
+    if hung:
+        os.killpg(group, signal.SIGKILL)
+    status = int(forks.stdout.readline())
+    assert not hung, f"{test} hung for {SECONDS} seconds"
+    return status
 
 
 @pytest.mark.parametrize("mutant", mutants(), ids=str)
@@ -68,15 +93,15 @@ def test_mutant_names_one_place(mutant: Mutant) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", mutants(), ids=str)
-def test_mutant_is_caught(mutant: Mutant, copied_tree: Path) -> None:
+def test_mutant_is_caught(mutant: Mutant, copied_tree: Path, forks: subprocess.Popen[str], tmp_path: Path) -> None:
     file = copied_tree / "interlace" / mutant.file
     text = file.read_text()
     file.write_text(text.replace(mutant.old, mutant.new))
     try:
-        broken = run(copied_tree, mutant.test)
+        status = run(forks, mutant.test, tmp_path / "output")
     finally:
         file.write_text(text)
-    assert broken.returncode == TESTS_FAILED, broken.stdout[-3000:] + broken.stderr[-1000:]
+    assert status == TESTS_FAILED, (tmp_path / "output").read_text()[-4000:]
 
 
 @pytest.mark.slow
