@@ -88,7 +88,8 @@ def clip_fps(video: VideoFile) -> float:
     import av
 
     with av.open(str(video.file)) as container:
-        return float(container.streams.video[0].average_rate) / _FRAME_STEP  # type: ignore[arg-type]
+        rate = container.streams.video[0].average_rate
+    return float(rate) / _FRAME_STEP  # type: ignore[arg-type]
 
 
 def _decode(file: Path, size: int) -> tuple[np.ndarray, float]:
@@ -100,7 +101,8 @@ def _decode(file: Path, size: int) -> tuple[np.ndarray, float]:
         scale = 1.25 * size / min(stream.width, stream.height)
         shape = (round(stream.width * scale), round(stream.height * scale))
         images = [frame.to_image().resize(shape, Image.Resampling.BOX) for frame in container.decode(stream)]
-        return np.stack([np.asarray(image) for image in images]), float(stream.average_rate)  # type: ignore[arg-type]
+        rate = stream.average_rate
+    return np.stack([np.asarray(image) for image in images]), float(rate)  # type: ignore[arg-type]
 
 
 def shots(frames: np.ndarray) -> list[tuple[int, int]]:
