@@ -1,8 +1,7 @@
 """Runs tests one by one, each in a fork of a process that has imported the heavy packages once.
 
 Started with the tree of a mutant first on its path, it reads a test's name and a file for its output from each line of
-its input, and answers with the fork's process number and then with pytest's exit status. None of our own modules is
-imported before the fork, so that each sees the tree as it is then.
+its input, and answers with the fork's process number and then with pytest's exit status.
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ def run(test: str, output: str) -> None:
     with open(output, "wb") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    # torch's entry points have imported some of ours: each fork sees the tree as it is by then
+    for name in [name for name in sys.modules if name.partition(".")[0] == "interlace"]:
+        del sys.modules[name]
     import pytest
 
     status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", test])
