@@ -64,7 +64,7 @@ def converted(processor: Any) -> Any:
     from tokenizers import Tokenizer as Fast
     from transformers import PreTrainedTokenizerFast
 
-    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model: Any = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(processor.serialized_model_proto())
     if model.trainer_spec.model_type != _BPE:
         raise ValueError("tokenizer: a SentencePiece model that is exported must be BPE with byte_fallback")
