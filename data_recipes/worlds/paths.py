@@ -3,7 +3,7 @@
 Five kinds: "orbit" circles the middle, away from the sign, "pan" turns where it stands until it looks at the sign,
 "dolly" drives towards the middle or away, "crane" rises or sinks, "read" passes before the sign. A camera that turns
 far turns to the side where the sign is, and leans into its turn as a bicycle does: which way it turns can then be told
-from one frame. To see it by motion alone takes far longer than the demo trains (measured: 5,600 clips moved nothing).
+from one frame. To see it by motion alone takes far longer than the demo trains (measured: 4,000 clips moved nothing).
 Metres, seconds, radians; the world is z up, poses are camera-to-world in OpenCV axes.
 """
 
