@@ -108,13 +108,14 @@ def test_the_papers_recipes_take_two_steps_from_a_vlm(
     check(found, tmp_path / "run", inputs)
     assert found["taken_over"]
     assert {key.split(".")[0] for key in found["anew"]} == {"query", "head"}
-    # Adam's steps are as long as the rate, however small the gradient: here 1e-4 and 2e-5, twice.
+    # Adam's first step is as long as the rate, however small the gradient; the second is at most so, forward or back.
     furthest = {
         part: max(way for key, way in found["moved"].items() if key.split(".")[0] == part)
         for part in ("projector", "newline", "llm", "query", "head")
     }
-    assert furthest.pop("projector") == pytest.approx(2e-4, rel=0.05)
-    assert all(way == pytest.approx(4e-5, rel=0.05) for way in furthest.values())
+    for part, way in furthest.items():
+        rate = 1e-4 if part == "projector" else 2e-5
+        assert rate < way < 2.02 * rate, (part, way)
 
 
 def test_what_a_vlms_run_cannot_give_is_refused(one_rank: Ranks, inputs: Path, vlm: Path, tmp_path: Path) -> None:
