@@ -59,12 +59,17 @@ def question(tokenizer: Tokenizer, options: CaptioningOptions, sample: Sample, i
 
 
 def draw_texts(texts: Sequence[Text], count: int, rng: np.random.Generator) -> list[Text]:
-    """A random text and up to ``count`` - 1 others about the same frame; none if there is none."""
+    """A random text and up to ``count`` - 1 others about the same frame; none if there is none.
+
+    Kinds are drawn equally often, however many texts of each there are: the rare ones are the hard ones to learn.
+    """
     if not texts:
         return []
+    kind = rng.choice(sorted({text.kind for text in texts}))
     order = rng.permutation(len(texts))
-    frame = texts[order[0]].frame
-    return [texts[index] for index in order if texts[index].frame == frame][:count]
+    first = next(index for index in order if texts[index].kind == kind)
+    others = [index for index in order if index != first and texts[index].frame == texts[first].frame]
+    return [texts[index] for index in [first, *others][:count]]
 
 
 def questions_of(

@@ -161,3 +161,11 @@ def test_exactly_one_decoder(model_file: Path) -> None:
     for wrong in ({"heads": 3}, {"key_value_heads": 3, "heads": 4}):
         with pytest.raises(ValidationError):
             options(model_file, decoder={"layers": 2, "hidden_size": 32, "mlp_size": 4, **wrong})
+
+
+def test_kinds_are_drawn_equally_often() -> None:
+    texts = [text("caption", str(i), "a", frame=i) for i in range(18)]
+    texts += [text("ocr", "What?", "GO", frame=18), text("grounding", "Where?", "", 19, [[0, 0, 1, 1]])]
+    kinds = [draw_texts(texts, 4, np.random.default_rng(seed))[0].kind for seed in range(300)]
+    for kind in ("caption", "ocr", "grounding"):
+        assert 75 < kinds.count(kind) < 125
