@@ -250,7 +250,7 @@ def test_two_processes_train_one_run(launcher: str, toy: Path, toy_run: tuple[Pa
     if launcher == "torchrun":
         environments = [base]
     else:  # what srun tells each of its tasks
-        task = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "MASTER_ADDR": "127.0.0.1"}
+        task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "MASTER_ADDR": "127.0.0.1"}
         environments = [{**base, **task, "SLURM_PROCID": number, "SLURM_LOCALID": number} for number in "01"]
     processes = [
         subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
