@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Kernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 _BLOCK = 128  # FlexAttention's block size
+#: Kernels that FlexAttention may be compiled to. A dtype with or without gradients takes about five before batch and
+#: length are symbols; torch's own limit of eight would end a run of several tasks with a teacher and evaluations.
+_KERNELS = 64
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, tokens: int, *, causal: bool) -> Tensor:
@@ -68,8 +71,11 @@ def frame_flash(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tenso
 
 def frame_flex(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> Tensor:
     """Frame-causal attention as one compiled FlexAttention kernel over a block mask."""
+    from torch._dynamo import config
+
     mask = frame_block_mask(query.shape[2], tokens, query.device)
-    return _compiled_flex_attention()(query, key, value, block_mask=mask)
+    with config.patch(recompile_limit=_KERNELS):
+        return _compiled_flex_attention()(query, key, value, block_mask=mask)
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +31,10 @@ class CentreBank:
         self.start = context.rank * rows // context.world
         stop = (context.rank + 1) * rows // context.world
         self.local = initial_rows(context.seed, name, self.start, stop, size, context.device).requires_grad_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader worker is sent: no centres. It needs none, and a GPU's would open CUDA in every worker."""
+        return {key: value for key, value in self.__dict__.items() if key != "local"}
 
     def negatives(self, share: float, progress: Progress) -> Tensor:
         """The rows of this part among ``share`` of all rows, drawn without replacement: [m] int64, ascending, counted

@@ -9,10 +9,11 @@ import types
 
 import pytest
 import torch
+import torch._dynamo
 from lively import Watcher, frames, lively, tiny
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from interlace.backbone import attention
 from interlace.backbone.attention import Kernel, attend, causal_kernel, frame_block_mask, frame_flex, frame_sdpa
@@ -110,6 +111,17 @@ def test_flex_attention_equals_naive_softmax_forward(count: int, tokens: int) ->
     tensors = [tensor.detach() for tensor in inputs(count * tokens)]
     found = frame_flex(*tensors, tokens)
     torch.testing.assert_close(found.double(), naive(*tensors, tokens), atol=5e-6, rtol=5e-6)
+
+
+def test_flex_attention_is_compiled_as_often_as_tasks_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up past its limit of kernels; here 1, where a training step has dtypes, lengths and a teacher."""
+    traced = torch.compile(flex_attention, fullgraph=True, backend="eager")  # traces as ever, compiles nothing
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: traced)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for dtype in (torch.float32, torch.bfloat16):
+            tensors = [tensor.detach().to(dtype) for tensor in inputs(6)]
+            found = frame_flex(*tensors, 3)
+            torch.testing.assert_close(found.double(), naive(*tensors, 3), atol=3e-2, rtol=3e-2)
 
 
 @CUDA

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,14 @@ def test_autocast_scores_in_float32() -> None:
     for name, term in half.items():
         assert term.sum.dtype == torch.float32
         assert term.sum.item() == pytest.approx(exact[name].sum.item(), rel=0.02)
+
+
+def test_loader_workers_are_sent_no_centres() -> None:
+    task, _ = build()
+    sent = pickle.loads(pickle.dumps(task))
+    assert not any(isinstance(value, torch.Tensor) for bank in sent.banks.values() for value in vars(bank).values())
+    one, other = (each.item(samples()[0], np.random.default_rng(0)) for each in (task, sent))
+    assert all(np.array_equal(one[name]["frames"], other[name]["frames"]) for name in one)
 
 
 def test_sharded_matrices_are_no_parameters() -> None:
