@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,7 @@ class SslOptions(TaskOptions):
     """Options of :class:`~interlace.tasks.ssl.Ssl`. "Released": the configuration inside OmniStream's released code."""
 
     # views
-    frames: int = Field(16, ge=2)  # of a clip, spread over the sample: OmniStream section 4.2
+    frames: int = Field(16, ge=2)  # of a clip: OmniStream section 4.2; that they are spread over the sample is ours
     global_size: int = Field(224, ge=1)  # pixels: OmniStream stage 1; 512 in stage 2
     local_size: int = Field(96, ge=1)  # DINOv3
     local_crops: int = Field(2, ge=1)  # released (DINOv3 has 8)
@@ -69,7 +69,10 @@ class SslOptions(TaskOptions):
     ibot_weight: float = Field(1.0, ge=0)
     koleo_weight: float = Field(0.1, ge=0)
     gram_weight: float = Field(1.0, ge=0)
-    gram: bool = True  # anchor to the initial backbone; senseless where that is random
+    gram: bool = True  # anchor to the initial weights; senseless where those are random
+    # What computes with them: the image model "dinov3" that they were trained in (OmniStream appendix A) or, where they
+    # were trained in a streaming backbone already, a "backbone" like the student's.
+    gram_teacher: Literal["dinov3", "backbone"] = "dinov3"
 
     # held-out nearest neighbours
     probe_frames: int = Field(4, ge=1)  # of a sample, spread over it

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig, normalise
+from interlace.backbone.weights import build
 from interlace.data_recipes import Sample
 
 from ..collectives import gather_rows, sum_over_ranks
@@ -30,13 +31,26 @@ Groups = dict[str, dict[str, Any]]
 
 
 class Teacher(nn.Module):
-    """``backbone`` and ``heads`` follow the student; ``gram``, the initial backbone, never changes."""
+    """``backbone`` and ``heads`` follow the student; ``gram``, which has the initial weights, never changes."""
 
     def __init__(self, backbone: Backbone, heads: dict[str, DinoHead], gram: Backbone | None) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.gram = gram
+
+
+def gram_teacher(backbone: Backbone, kind: Literal["dinov3", "backbone"]) -> Backbone:
+    """A copy of ``backbone``, or its weights in DINOv3's image model: two-dimensional positions, no camera token.
+
+    A streaming backbone that begins with DINOv3's weights is not DINOv3 yet: at the one time of an image, the quarter
+    of the angles that it gave to time turns nothing, and the camera token is drawn at random.
+    """
+    if kind == "backbone":
+        return copy.deepcopy(backbone)
+    state = {name: weight.detach().clone() for name, weight in backbone.state_dict().items()}
+    state.pop("embedding.camera_token", None)
+    return build(replace(backbone.config, rope="image", camera_token=False), state)
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class Ssl(Task):
 
     def build_teacher(self, backbone: Backbone) -> Teacher:
         heads = {"dino_head": copy.deepcopy(self.dino_head), "ibot_head": copy.deepcopy(self.ibot_head)}
-        gram = copy.deepcopy(backbone) if self.options.gram else None
+        gram = gram_teacher(backbone, self.options.gram_teacher) if self.options.gram else None
         return Teacher(copy.deepcopy(backbone), heads, gram).requires_grad_(False)
 
     def momentum(self, progress: Progress) -> float:

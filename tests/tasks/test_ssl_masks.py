@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from interlace.tasks.ssl import SslOptions
+from interlace.tasks.ssl.batch import make_mask
 from interlace.tasks.ssl.masks import multi_block_mask, random_mask
+from interlace.tasks.ssl.options import Blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vjepa_mask_fraction.npz"
 
@@ -68,3 +70,18 @@ def test_random_mask_is_uniform() -> None:
     rng = np.random.default_rng(4)
     often = np.mean([random_mask(4, 4, 0.25, rng) for _ in range(4000)], axis=0)
     assert np.abs(often - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+def test_a_clip_s_crops_have_one_kind_of_mask_each_and_an_image_s_a_random_share() -> None:
+    """Many small blocks leave more to see than few large ones; of images half have a mask, of 10% to 50%."""
+    options = SslOptions()
+    few = SslOptions(video_masks=(Blocks(count=1, scale=0.04), Blocks(count=1, scale=0.64)), video_mask_aspect=(1, 1))
+    rng = np.random.default_rng(5)
+    assert [int(make_mask("clip", crop, (10, 10), few, rng).sum()) for crop in (0, 1)] == [4, 64]
+    shares = np.array([make_mask("image", n % 2, (10, 10), options, rng).mean() for n in range(2000)])
+    masked = shares[shares > 0]
+    assert abs(len(masked) / 2000 - 0.5) < 4 * np.sqrt(0.25 / 2000)
+    assert (masked.min(), masked.max()) == (0.1, 0.5)
+    # uniform: its mean and its deviation
+    assert abs(masked.mean() - 0.3) < 4 * 0.4 / np.sqrt(12 * len(masked))
+    assert masked.std() == pytest.approx(0.4 / np.sqrt(12), rel=0.05)

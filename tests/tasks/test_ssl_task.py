@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from pydantic import ValidationError
 from test_ssl_losses import naive_dino, naive_gram, naive_ibot, naive_koleo, naive_sinkhorn
 from torch import Tensor
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from interlace.backbone import BackboneConfig, BackboneNoise, normalise
+from interlace.backbone import BackboneConfig, BackboneNoise, from_transformers, normalise, weights
 from interlace.data_recipes import generator
-from interlace.tasks.interface import Progress, Term
+from interlace.tasks.interface import Progress, TaskContext, Term
 from interlace.tasks.ssl import Ssl, SslOptions
 from interlace.tasks.ssl.heads import DinoHead
 
@@ -219,12 +221,15 @@ def test_bf16_autocast_is_close_to_single_precision() -> None:
 # Teacher and schedules
 
 
-def test_teacher_is_two_separate_copies_without_gradients() -> None:
-    task, backbone, _ = tiny_ssl.build()
+@pytest.mark.parametrize("kind", ["dinov3", "backbone"])
+def test_teacher_is_two_separate_copies_without_gradients(kind: str) -> None:
+    task, backbone, _ = tiny_ssl.build(gram_teacher=kind)
     teacher = task.build_teacher(backbone)
     followed = {f"backbone.{name}": p for name, p in backbone.named_parameters()}
     followed |= {f"heads.{name}": p for name, p in task.named_parameters()}
     frozen = {f"gram.{name}": p for name, p in backbone.named_parameters()}
+    if kind == "dinov3":
+        del frozen["gram.embedding.camera_token"]
     copies = dict(teacher.named_parameters(remove_duplicate=False))
     assert set(copies) == set(followed) | set(frozen)
     for name, original in (followed | frozen).items():
@@ -235,9 +240,8 @@ def test_teacher_is_two_separate_copies_without_gradients() -> None:
 
 
 def test_gram_anchors_to_the_initial_backbone() -> None:
-    task, backbone, _ = tiny_ssl.build(image_mask_probability=0.0, local_crops=1)
-    config = BackboneConfig(**{**backbone.config.to_json(), "drop_path": 0.0, "rope_jitter": 1.0})
-    task, backbone, _ = tiny_ssl.build(config, image_mask_probability=0.0)
+    config = replace(tiny_ssl.CONFIG, drop_path=0.0, rope_jitter=1.0)
+    task, backbone, _ = tiny_ssl.build(config, image_mask_probability=0.0, gram_teacher="backbone")
     teacher = task.build_teacher(backbone)
     items = tiny_ssl.items(task, [1, 1])
     assert losses(task, backbone, teacher, items)["gram"].sum < 1e-20
@@ -248,6 +252,25 @@ def test_gram_anchors_to_the_initial_backbone() -> None:
     with torch.no_grad():
         backbone.blocks[0].mlp.up.weight.add_(torch.randn_like(backbone.blocks[0].mlp.up.weight))
     assert losses(task, backbone, teacher, items)["gram"].sum > 1e-4
+
+
+def test_the_gram_teacher_is_the_dinov3_that_training_begins_with() -> None:
+    """Not the streaming backbone made of it, whose positions and tokens it was not trained with."""
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    dinov3 = DINOv3ViTModel(DINOv3ViTConfig(**fields, patch_size=8, num_register_tokens=1)).eval()
+    with torch.no_grad():
+        for parameter in dinov3.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    config = replace(tiny_ssl.CONFIG, layer_norm_eps=dinov3.config.layer_norm_eps)
+    backbone = weights.build(config, from_transformers(dinov3.state_dict(), config))
+    task = Ssl(tiny_ssl.options(), TaskContext(config, seed=0))
+    frames = normalise(torch.randint(0, 256, (3, 1, 3, 32, 24), dtype=torch.uint8))
+    with torch.no_grad():
+        anchor = task.build_teacher(backbone).gram(frames).patches[:, 0].flatten(1, 2)
+        streaming = backbone(frames).patches[:, 0].flatten(1, 2)
+        expected = dinov3(frames[:, 0]).last_hidden_state[:, 2:]
+    torch.testing.assert_close(anchor, expected, atol=1e-5, rtol=0)
+    assert (streaming - expected).abs().max() > 0.1
 
 
 def test_losses_without_a_teacher_say_so() -> None:
@@ -316,6 +339,14 @@ def test_signals_tell_collapse() -> None:
 def test_defaults_fit_the_papers_backbone() -> None:
     config = BackboneConfig(hidden_size=1024, depth=24, heads=16, mlp_size=4096)
     assert Ssl.check(SslOptions(), config) == []
+    with torch.device("meta"):
+        large = Ssl(SslOptions(), TaskContext(config, seed=0))
+    assert [tuple(layer.weight.shape) for layer in large.ibot_head.mlp[::2]] == [
+        (2048, 1024),
+        (2048, 2048),
+        (256, 2048),
+    ]
+    assert large.dino_head.prototypes.weight.shape == (65536, 256)
     prefix = 1 + 1 + 4
     assert Ssl.tokens_per_sample(SslOptions(), config) == 16 * (2 * (14 * 14 + prefix) + 2 * (6 * 6 + prefix))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
 
 from interlace.tasks.frames import resize
 from interlace.tasks.ssl import SslOptions
@@ -159,3 +160,49 @@ def test_blur_does_not_depend_on_threads() -> None:
         assert np.array_equal(alone, gaussian_blur(x, 1.0))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("blurred", [0, 1, 2], ids=["first global crop", "second", "local crops"])
+def test_each_crop_has_its_own_probability_of_blur(blurred: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    sharp = options(**{**PLAIN, "blur_sigma": (2.0, 2.0), "local_scale": (0.5, 0.5)})
+    probabilities = tuple(float(place == blurred) for place in range(3))
+    soft = sharp.model_copy(update={"blur": probabilities})
+    crops = []
+    for o in (sharp, soft):
+        views = make_views(noise, o, np.random.default_rng(2))
+        crops.append([*views.global_crops, views.local_crops])
+    for place, (plain, other) in enumerate(zip(*crops, strict=True)):
+        # windows are drawn after each other, so later ones move; a blur makes noise vary less
+        assert (other.std() < 0.7 * plain.std()) == (place == blurred)
+
+
+class Drawn:
+    """A generator whose numbers are given."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = list(numbers)
+
+    def uniform(self, low: float, high: float) -> float:
+        assert low <= self.numbers[0] <= high
+        return self.numbers.pop(0)
+
+
+def test_brightness_and_saturation_are_pillows() -> None:
+    colours = np.random.default_rng(1).integers(40, 150, (8, 8, 3), dtype=np.uint8)  # nothing is cut off at 255
+    for brightness, saturation in ((1.3, 1.0), (0.7, 1.0), (1.0, 0.8), (1.0, 1.2), (1.2, 0.9)):
+        matrix, contrast = colour_matrix(Drawn(brightness, 1.1, saturation, 0.0))  # type: ignore[arg-type]
+        saturated = ImageEnhance.Color(Image.fromarray(colours)).enhance(saturation)
+        expected = np.asarray(ImageEnhance.Brightness(saturated).enhance(brightness)).astype(float)
+        assert np.abs(colours @ matrix.T - expected).max() <= 2.5  # it rounds twice, and cuts off decimals
+        assert contrast == 1.1
+
+
+def test_hue_turns_colours_around_grey() -> None:
+    matrix, _ = colour_matrix(Drawn(1.0, 1.0, 1.0, 0.1))  # type: ignore[arg-type]
+    turned = np.linalg.matrix_power(matrix.astype(np.float64), 10)
+    np.testing.assert_allclose(turned, np.eye(3), atol=1e-5)  # ten are a whole turn
+    np.testing.assert_allclose(matrix.sum(0), 1, atol=1e-6)  # R + G + B stays
+    red = matrix @ np.array([1.0, 0, 0])
+    assert red[1] > red[2]  # towards yellow, as a positive shift of hue does
+    assert np.linalg.norm(red - [1, 0, 0]) > 0.3
