@@ -11,7 +11,7 @@ from geometry_scenes import SMALL, TINY, plane_scene, tiny_task
 from PIL import Image
 from pydantic import ValidationError
 
-from interlace.backbone import Backbone, BackboneConfig
+from interlace.backbone import Backbone, BackboneConfig, BackboneNoise
 from interlace.data_recipes import Sample, generator
 from interlace.tasks.geometry import Geometry, GeometryOptions, write_ply
 from interlace.tasks.geometry.task import Item
@@ -108,6 +108,17 @@ def test_parts_of_a_batch_on_different_ranks_add_up() -> None:
     for name in TERMS:
         torch.testing.assert_close(first[name].sum + second[name].sum, whole[name].sum, rtol=1e-4, atol=1e-4)
         assert int(first[name].count + second[name].count) == int(whole[name].count)
+
+
+def test_every_clip_goes_through_the_backbone_with_its_own_noise() -> None:
+    task, backbone = seeded()
+    batch = task.collate(items(task, scenes(2)))
+    own, none, turned = (
+        losses(task, backbone, {**batch, "noise": noise})["depth"].sum.item()
+        for noise in (batch["noise"], None, BackboneNoise.cat([items(task, scenes(2))[n].noise for n in (1, 0)]))
+    )
+    assert abs(own - none) > 1e-4 * abs(own)
+    assert abs(own - turned) > 1e-4 * abs(own)
 
 
 def test_degenerate_batches_are_finite() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from geometry_scenes import SMALL, TINY, tiny_task
@@ -9,7 +11,7 @@ from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage
 from interlace.backbone import PRESETS, Backbone, BackboneConfig
 from interlace.tasks.geometry import Geometry, GeometryOptions, Prediction
 from interlace.tasks.geometry.camera import CameraHead
-from interlace.tasks.geometry.dpt import DualDPT, FusionChain, with_positions
+from interlace.tasks.geometry.dpt import DualDPT, FusionChain, Reassemble, with_positions
 from interlace.tasks.interface import TaskContext
 
 FIELDS = ("depth", "confidence", "rays", "poses")
@@ -192,3 +194,33 @@ def test_features_without_what_the_heads_need_are_refused() -> None:
 def test_blocks_are_spread_over_the_depth(depth: int, want: tuple[int, ...]) -> None:
     assert GeometryOptions(size=32, **SMALL).layers_of(depth) == want  # type: ignore[arg-type]
     assert GeometryOptions(size=32, layers=(0, 1, 2, 3)).layers_of(depth) == (0, 1, 2, 3)
+
+
+def test_depth_and_confidence_are_exponentials_and_rays_are_what_the_last_layer_says() -> None:
+    dpt = DualDPT(24, 8, widths=(8, 8, 16, 16), features=16, ray_neck=1)
+    with torch.no_grad():
+        for layer, bias in ((dpt.depth_output[2], [0.3, -0.7]), (dpt.ray_output[3], [-2.0, -1, 0, 1, 2, 3])):
+            layer.weight.zero_()
+            layer.bias.copy_(torch.tensor(bias))
+        depth, confidence, rays = dpt(patches((2, 2), 24))
+    torch.testing.assert_close(depth, torch.full_like(depth, math.exp(0.3)))
+    torch.testing.assert_close(confidence, torch.full_like(confidence, 1 + math.exp(-0.7)))
+    assert torch.equal(rays, torch.tensor([-2.0, -1, 0, 1, 2, 3]).expand_as(rays))
+
+
+def test_the_shallowest_block_is_the_finest_level() -> None:
+    task, backbone = tiny_task(layers=(0, 1, 1, 1))
+    features = backbone(torch.randn(1, 2, 3, 24, 32), layers=task.layers)
+    given: list[list[torch.Tensor]] = []
+    task.dpt.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    task.read(features)
+    for level, layer in zip(given[0], task.layers, strict=True):
+        assert torch.equal(level, features.layers[layer][0])
+    reassemble = Reassemble(24, (8, 8, 16, 16), 16)
+    levels = patches((3, 5), 24)
+    pyramid = reassemble(levels)
+    assert [tuple(level.shape[-2:]) for level in pyramid] == [(12, 20), (6, 10), (3, 5), (2, 3)]
+    for changed in range(4):
+        others = [level.flip(0) if index == changed else level for index, level in enumerate(levels)]
+        same = [torch.equal(one, other) for one, other in zip(pyramid, reassemble(others), strict=True)]
+        assert same == [index != changed for index in range(4)]
