@@ -56,15 +56,16 @@ _BY_TEXT = {one.text: one for one in INSTRUCTIONS.values()}
 class TableEpisodes:
     """Held-out layouts of a seed, number 0, 1, ...; the instructions take turns.
 
-    ``draw`` gives the table's picture as it is now. ``seen``: False for actors that do not look: they are shown the
-    episode's first picture again and again.
+    ``draw`` gives the table's picture as it is now. ``every``: 1 draws it after every action, n after every n-th of an
+    order's, for actors that look no oftener, and 0 never, for those that do not look: in between they are shown the
+    picture before, again and again. How an order ends is drawn in any case but the last.
     """
 
     name, fps, horizon = "robot table", FPS, HORIZON
     groups: Mapping[str, frozenset[str]] = {"blocks": frozenset(BLOCK_INSTRUCTIONS)}
 
-    def __init__(self, table: Table, draw: Callable[[], np.ndarray], seed: int, *, seen: bool = True) -> None:
-        self.table, self.draw, self.seed, self.seen = table, draw, seed, seen
+    def __init__(self, table: Table, draw: Callable[[], np.ndarray], seed: int, *, every: int = 1) -> None:
+        self.table, self.draw, self.seed, self.every = table, draw, seed, every
         self.settings: Mapping[str, object] = {"horizon": HORIZON, "seed of layouts": seed, "replay of": REPLAYED}
 
     def start(self, number: int) -> tuple[np.ndarray, Sequence[Order]]:
@@ -73,16 +74,20 @@ class TableEpisodes:
 
     def begin(self, order: Order) -> None:
         self.table.begin(INSTRUCTIONS[order.name])
+        self._done = 0
 
     def act(self, action: np.ndarray) -> Step:
         _, outcome = self.table.act(action)
-        frame = self.draw() if self.seen else self._first
-        return Step(frame, outcome.done, bool(outcome.disturbed))
+        self._done += 1
+        ends = outcome.done or bool(outcome.disturbed)
+        if self.every and (ends or self._done % self.every == 0):
+            self._shown = self.draw()
+        return Step(self._shown, outcome.done, bool(outcome.disturbed))
 
     def _set(self, layout: Layout, instructions: Sequence[Instruction]) -> tuple[np.ndarray, Sequence[Order]]:
         self.table.reset(layout)
-        self._first = self.draw()
-        return self._first, [Order(one.name, one.text) for one in instructions]
+        self._shown = self.draw()
+        return self._shown, [Order(one.name, one.text) for one in instructions]
 
 
 class TableChains(TableEpisodes):
@@ -136,30 +141,30 @@ class Replay:
 
 @dataclass(frozen=True)
 class Rival:
-    """Whom results are of, and how it acts. ``seen``: whether it looks. ``told``: what it is told of an order."""
+    """Whom results are of, and how it acts. ``every``: how often it looks, as worlds draw it. ``told``: of an order."""
 
     who: Who
     actor: Actor
-    seen: bool
+    every: int
     told: Told = as_it_is
 
 
-def rivals(table: Table, policy: Actor, who: Who, settings: TableSettings) -> list[Rival]:
+def rivals(table: Table, policy: Actor, every: int, who: Who, settings: TableSettings) -> list[Rival]:
     """The policy, then the scripted expert, the blind replay, and the policy told another instruction each time.
 
-    ``settings``: of the episodes that were trained on.
+    ``every``: how often the policy looks. ``settings``: of the episodes that were trained on.
     """
     misled = replace(who, name=f"{who.name}, told another")
     return [
-        Rival(who, policy, seen=True),
-        Rival(Who("scripted expert", NO_WEIGHTS), Expert(table), seen=False),
-        Rival(Who("blind replay", NO_WEIGHTS), Replay.of(table, settings), seen=False),
-        Rival(misled, policy, seen=True, told=another(TEXTS, settings.seed)),
+        Rival(who, policy, every),
+        Rival(Who("scripted expert", NO_WEIGHTS), Expert(table), 0),
+        Rival(Who("blind replay", NO_WEIGHTS), Replay.of(table, settings), 0),
+        Rival(misled, policy, every, told=another(TEXTS, settings.seed)),
     ]
 
 
 def compare(
-    make: Callable[[bool], World],
+    make: Callable[[int], World],
     sides: Sequence[Rival],
     count: int,
     *,
@@ -168,15 +173,15 @@ def compare(
 ) -> tuple[list[Result], dict[str, list[Attempt]]]:
     """Results of all sides on episodes 0 ... ``count`` - 1, and by how much the first is above each other, in pairs.
 
-    ``make``: a world of the table, for actors that look or do not. ``films``: of the first side. Its attempts come
-    back too, by name.
+    ``make``: a world of the table, for actors that look so often. ``films``: of the first side, if it looks. Attempts
+    come back too, by name.
     """
     tried: dict[str, list[Attempt]] = {}
     results: list[Result] = []
     for side in sides:
-        world = make(side.seen)
+        world = make(side.every)
         say(f"{world.name}: {side.who.name}")
-        kept = None if tried else films
+        kept = films if side.every and not tried else None
         mine = attempts(world, side.actor, range(count), told=side.told, films=kept, say=say)
         tried[side.who.name] = mine
         results += chains(world, mine, side.who) if len(mine[0].orders) > 1 else success(world, mine, side.who)

@@ -43,6 +43,9 @@ def add_policy(app: typer.Typer, console: Console) -> None:
         chains: Annotated[
             int, typer.Option("--chains", min=0, help="Of the table: chains of five instructions in one scene.")
         ] = 20,
+        alone: Annotated[
+            bool, typer.Option("--alone", help="Of the table: the policy without expert and controls.")
+        ] = False,
         size: Annotated[int, typer.Option("--size", min=16, help="Pixels a side that the table is drawn with.")] = 96,
         table_seed: Annotated[int, typer.Option("--table-seed", help="Of the layouts: the training episodes'.")] = 0,
         data: Annotated[Path | None, typer.Option("--data", help="CALVIN's dataset, such as task_ABC_D.")] = None,
@@ -56,7 +59,9 @@ def add_policy(app: typer.Typer, console: Console) -> None:
     ) -> None:
         """Success of a policy in closed loop, by instruction and in chains, beside an expert and controls; videos."""
         if on == "table":
-            run_policy(run, episodes or 60, size, table_seed, out, backbone, device, console, chains=chains)
+            run_policy(
+                run, episodes or 60, size, table_seed, out, backbone, device, console, chains=chains, alone=alone
+            )
         else:
             run_simulator(run, on, data, sequences, suite, episodes, out, backbone, device, console)
 
@@ -72,6 +77,7 @@ def run_policy(
     console: Console,
     *,
     chains: int = 20,
+    alone: bool = False,
 ) -> None:
     """Let a policy, the expert and the controls act on the robot table; keep results and videos in the run."""
     from interlace.data_recipes.action_scale import clip_scale
@@ -98,13 +104,14 @@ def run_policy(
     render.set_backend(drawn_with)
     table, who = Table(), Who(subject.name, subject.digest, run_seed(str(run)))
     with subject.held(), policy, TableCamera(table, size) as camera:
-        sides = rivals(table, policy, who, TableSettings(seed=table_seed))
+        sides = rivals(table, policy, policy.every, who, TableSettings(seed=table_seed))
+        sides = sides[:1] if alone else sides
 
-        def episode_world(seen: bool) -> World:
-            return TableEpisodes(table, camera.draw, table_seed, seen=seen)
+        def episode_world(every: int) -> World:
+            return TableEpisodes(table, camera.draw, table_seed, every=every)
 
-        def chain_world(seen: bool) -> World:
-            return TableChains(table, camera.draw, table_seed, seen=seen)
+        def chain_world(every: int) -> World:
+            return TableChains(table, camera.draw, table_seed, every=every)
 
         results, tried = compare(episode_world, sides, episodes, films=films, say=say)
         if chains:

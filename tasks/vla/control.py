@@ -33,6 +33,12 @@ class Policy:
         self._instruction: str | None = None
         self._waiting: deque[np.ndarray] = deque()
 
+    @property
+    def every(self) -> int:
+        """Which frames it needs: 1 each, n every n-th since an instruction began, 0 none. Others may be old ones."""
+        options = self._task.options
+        return 0 if options.blind else options.execute if options.context == 1 else 1
+
     def begin(self, instruction: str, *, forget: bool = True) -> None:
         """What to do from here on. ``forget``: a new episode; without it what was seen before stays in the stream."""
         if not instruction:

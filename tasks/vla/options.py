@@ -38,6 +38,8 @@ class VlaOptions(LanguageOptions):
     def _fits(self) -> VlaOptions:
         if self.execute > self.chunk:
             raise ValueError(f"execute {self.execute}: must not be more than chunk {self.chunk}")
+        if self.remember and self.context > 1:
+            raise ValueError(f"remember {self.remember}: features of a stream (context {self.context}) are not kept")
         if BLANK not in self.prompt:
             raise ValueError(f"prompt {self.prompt!r}: must say where the instruction goes: {BLANK}")
         self.scale  # noqa: B018 -- raises where low and high are no range

@@ -24,6 +24,11 @@ from .measures import Blind, action_measures, mean_actions, spread
 from .options import BLANK, VlaOptions
 
 
+def glance(backbone: Backbone, frame: Tensor) -> Tensor:
+    """Patches [h, w, D] of one frame [3, size, size] uint8, alone."""
+    return backbone(normalise(frame[None, None])).patches[0, 0]
+
+
 class Vla(LanguageTask):
     """The next actions of a robot: image tokens, the instruction, then one learnable query, which the head reads.
 
@@ -141,13 +146,14 @@ class Vla(LanguageTask):
     def features(self, backbone: Backbone, frames: Tensor, looks: Sequence[int]) -> Tensor:
         """Patches [n, h, w, D] of the looks at ``frames`` [T, 3, size, size] uint8, which begin where the episode does.
 
-        With a context of 1 each look sees its image alone. With more, every frame up to the last look enters a stream.
+        With a context of 1 each look sees its image alone, by itself as in control. With more, every frame up to the
+        last look enters a stream.
         """
         side = self.options.size // self.context.backbone.patch_size
         if self.options.blind or not len(looks):
             return torch.zeros(len(looks), side, side, self.context.backbone.hidden_size, device=frames.device)
         if self.options.context == 1:
-            return backbone(normalise(frames[looks][:, None])).patches[:, 0]
+            return torch.stack([self.recall(backbone, frames[look], glance) for look in looks])
         with backbone.stream(1, self.options.size, self.options.size, window=self.options.context) as stream:
             found = [stream(frame[None, None]).patches[0, 0] for frame in frames[: max(looks) + 1]]
         return torch.stack([found[look] for look in looks])

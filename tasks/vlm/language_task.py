@@ -24,6 +24,7 @@ from ..collectives import sum_over_ranks
 from ..interface import Task, TaskContext, TaskOptions
 from .chat import read_chat
 from .llm import build_llm
+from .recall import Recall
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class LanguageOptions(TaskOptions):
     size: int = Field(ge=1)  # pixels a side of what the backbone sees at once
     pool: int = Field(ge=1)  # patches a side that are averaged into one token
     blind: bool = False  # the same without any image: what words alone give away
+    #: GB of the frozen backbone's features that training keeps, so that a video (vlm) or a single frame (vla) that
+    #: comes again is not computed again: for few samples and many epochs. The same features, to the bit
+    remember: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _tokenizer_known(self) -> LanguageOptions:
@@ -72,6 +76,7 @@ class LanguageTask(Task):
         width = self.llm.get_input_embeddings().weight.shape[1]
         self.projector: nn.Module = projector(context.backbone.hidden_size, width)
         self.newline = nn.Parameter(torch.randn(width) / width**0.5)
+        self.recall = Recall(int(options.remember * 1e9))
         self.left_out = 0  # samples of this run that taught nothing, over all ranks
 
     @classmethod
@@ -155,4 +160,5 @@ def load_trained(kind: type[Trained], run: str | Path, backbone: str | None) -> 
         task.load_state_dict(load_file(weights), strict=True)
     except RuntimeError as error:
         raise ValueError(f"{weights}: not the weights of this model: {str(error).splitlines()[-1].strip()}") from None
+    task.recall.limit = 0  # a model in use sees what it never saw before
     return task.eval().requires_grad_(False), frozen

@@ -5,7 +5,7 @@ It needs numpy and torch alone: an exported model looks with the same code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +79,15 @@ class Sight:
         return with_newlines(pooled(grid, self.pool).flatten(0, 1), newline)
 
 
-def look(backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
+def look(
+    backbone: Backbone,
+    views: Sequence[Tensor],
+    sizes: Sequence[Size],
+    watch: Callable[[Backbone, Tensor], Tensor] = watch,
+) -> list[Tensor]:
     """Patches [n, h, w, D] of each sample's views [n, 3, size, size] uint8, on the backbone's device.
 
-    Tiles of images go through it together, each a stream of one frame; a video's frames one after another.
+    Tiles of images go through it together, each a stream of one frame; a video's frames one by one, by ``watch``.
     """
     found: list[Tensor] = [backbone.norm.weight.new_zeros(0, 1, 1, backbone.config.hidden_size)] * len(views)
     images = [index for index, size in enumerate(sizes) if size is not None]

@@ -22,6 +22,7 @@ from .options import VlmOptions
 from .pictures import draw_answers
 from .prompts import conversations_of
 from .sight import Sight, Size, look
+from .video import watch
 
 #: Questions that are answered together.
 QUESTIONS = 32
@@ -133,7 +134,11 @@ class Vlm(LanguageTask):
 
     def see(self, backbone: Backbone, views: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[list[Tensor], Tensor]:
         """Visual tokens [V, E] of each sample's views, and a zero that depends on every parameter on the way."""
-        return self.project(look(backbone, views, sizes), sizes)
+        return self.project(look(backbone, views, sizes, self.watch), sizes)
+
+    def watch(self, backbone: Backbone, frames: Tensor) -> Tensor:
+        """:func:`~.video.watch`, and nothing is watched twice where ``remember`` has room."""
+        return self.recall(backbone, frames, watch)
 
     def project(self, patches: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[list[Tensor], Tensor]:
         """Patches [n, h, w, D] of tiles or frames, n 0 of nothing, to visual tokens: see :meth:`see`."""

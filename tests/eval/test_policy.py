@@ -223,18 +223,18 @@ class Idle:
         return np.array([0.0, 0.0, 0.0, 1.0])
 
 
-def world_of(table: Table, kind: type[TableEpisodes] = TableEpisodes, seen: bool = True) -> TableEpisodes:
+def world_of(table: Table, kind: type[TableEpisodes] = TableEpisodes, every: int = 1) -> TableEpisodes:
     shades = iter(range(10**6))
-    return kind(table, lambda: np.full((8, 8, 3), next(shades) % 200, np.uint8), 0, seen=seen)
+    return kind(table, lambda: np.full((8, 8, 3), next(shades) % 200, np.uint8), 0, every=every)
 
 
 def test_the_expert_succeeds_and_who_is_told_another_fails(table: Table) -> None:
     sides = [
-        Rival(WHO, Expert(table), seen=False),
-        Rival(Who("misled", "-"), Expert(table), seen=False, told=another(TEXTS, 0)),
+        Rival(WHO, Expert(table), 0),
+        Rival(Who("misled", "-"), Expert(table), 0, told=another(TEXTS, 0)),
     ]
     results, tried = compare(
-        lambda seen: TableEpisodes(table, lambda: np.zeros((8, 8, 3), np.uint8), 0, seen=seen), sides, 12
+        lambda every: TableEpisodes(table, lambda: np.zeros((8, 8, 3), np.uint8), 0, every=every), sides, 12
     )
     found = by_measure([each for each in results if each.facts.subject == "somebody"])
     assert {"all", "blocks", *INSTRUCTIONS} < set(found)
@@ -251,8 +251,40 @@ def test_an_instruction_has_its_time(table: Table) -> None:
     assert not idle.succeeded
     assert len(idle.frames) == HORIZON + 1
     assert len({int(frame[0, 0, 0]) for frame in idle.frames}) == HORIZON + 1
-    unseen = attempt(world_of(table, seen=False), Idle(), 0)
+    unseen = attempt(world_of(table, every=0), Idle(), 0)
     assert len({int(frame[0, 0, 0]) for frame in unseen.frames}) == 1  # drawn once for whom does not look
+
+
+def test_a_picture_that_nobody_looks_at_is_not_drawn(table: Table) -> None:
+    """Who looks at every third picture of each order sees what would have been drawn, and so does the film's end."""
+
+    class Peeping(Expert):
+        def begin(self, instruction: str) -> None:
+            super().begin(instruction)
+            self.step = 0
+
+        def act(self, frame: np.ndarray) -> np.ndarray:
+            if self.step % 3 == 0:
+                looked[-1].append(tuple(frame[0, 0]))
+            self.step += 1
+            return super().act(frame)
+
+    def draw() -> np.ndarray:
+        drawn.append(1)
+        return np.full((8, 8, 3), np.round(table.state().hand * 255), np.int64).astype(np.uint8)
+
+    looked: list[list[tuple[int, ...]]] = []
+    tried, counts = [], []
+    for every in (1, 3):
+        drawn: list[int] = []
+        looked.append([])
+        tried.append(attempt(TableChains(table, draw, 0, every=every), Peeping(table), 0))
+        counts.append(len(drawn))
+    assert looked[0] == looked[1]
+    assert len(looked[0]) > 20
+    assert counts[0] == len(tried[0].frames)
+    assert counts[1] <= counts[0] / 3 + 2 * 5
+    assert np.array_equal(tried[0].frames[-1], tried[1].frames[-1])
 
 
 def test_layouts_are_held_out(table: Table) -> None:
@@ -274,7 +306,7 @@ def test_a_chain_stops_where_it_fails(table: Table) -> None:
         def act(self, frame: np.ndarray) -> np.ndarray:
             return np.zeros(4) if self.count == 3 else super().act(frame)
 
-    world = world_of(table, TableChains, seen=False)
+    world = world_of(table, TableChains, every=0)
     assert attempt(world, Expert(table), 0).done == 5
     assert attempt(world, Deaf(table), 0).done == 2
 
