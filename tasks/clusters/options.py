@@ -63,7 +63,7 @@ class ClustersOptions(TaskOptions):
     negatives: Share = 0.1  # share of a bank's centres drawn for a micro-batch: paper
     crop_area: tuple[Share, Share] = (0.7, 1.0)  # of the frame: released
     crop_aspect: tuple[float, float] = (0.8, 1.25)  # width / height: released
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of a mirrored view
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of a mirrored view: released
 
     @model_validator(mode="after")
     def _ranges_ordered(self) -> ClustersOptions:
