@@ -20,6 +20,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the sou
 
 #: Neighbouring pixels whose depths differ by more than this factor lie on two surfaces: no depth is made between them.
 SAME_SURFACE = 1.05
+#: How far a source's rotation may be from orthogonal; float32 and a few digits of text stay far below.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def prepare_clip(sample: Sample, options: GeometryOptions, rng: np.random.Genera
 
 
 def check_clip(sample: Sample, options: GeometryOptions) -> None:
-    """DataError, naming the sample, where depth or cameras are missing, not finite or do not fit the frames."""
+    """DataError, naming the sample, where depth or cameras are missing, none, or do not fit the frames."""
     _, intrinsics, _ = _ground_truth(sample)
     crop_box(sample, intrinsics, options, None)
 
@@ -131,7 +133,27 @@ def _ground_truth(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise DataError(f"{where}: cameras {sample.K.shape} and {sample.c2w.shape} are not of its {count} frames")
     if not (np.isfinite(sample.K).all() and np.isfinite(sample.c2w).all()):
         raise DataError(f"{where}: a camera is not finite; leave such frames out when the source is prepared")
-    return sample.depth, sample.K.astype(np.float64), sample.c2w.astype(np.float64)
+    intrinsics, camera = sample.K.astype(np.float64), sample.c2w.astype(np.float64)
+    if not (_is_projection(intrinsics) and _is_motion(camera)):
+        raise DataError(
+            f"{where}: a camera is none; K needs positive focal lengths over a row 0 0 1, c2w a rotation over 0 0 0 1"
+        )
+    return sample.depth, intrinsics, camera
+
+
+def _is_projection(intrinsics: np.ndarray) -> bool:
+    """Whether all of [T, 3, 3] project: what does not has no rays, or none in front of the camera."""
+    below = np.abs(intrinsics[:, 2] - (0, 0, 1)).max() < TOLERANCE
+    return bool(below and (intrinsics[:, (0, 1), (0, 1)] > 0).all())
+
+
+def _is_motion(camera: np.ndarray) -> bool:
+    """Whether all of [T, 4, 4] are rigid motions: of anything else there is no quaternion, and depth is no z-depth."""
+    turn = camera[:, :3, :3]
+    below = np.abs(camera[:, 3] - (0, 0, 0, 1)).max() < TOLERANCE
+    return bool(
+        below and np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max() < TOLERANCE and (np.linalg.det(turn) > 0).all()
+    )
 
 
 def choose_clip(length: int, options: GeometryOptions, rng: np.random.Generator | None) -> np.ndarray:

@@ -190,6 +190,11 @@ def test_colour_jitter_changes_colours_only() -> None:
         ({"c2w": np.full((4, 4, 4), np.inf)}, "not finite"),
         ({"c2w": np.full((4, 4, 4), np.nan)}, "not finite"),
         ({"c2w": np.tile(np.eye(4), (3, 1, 1))}, "are not of its 4 frames"),
+        ({"c2w": np.zeros((4, 4, 4))}, "a camera is none"),
+        ({"c2w": np.tile(np.diag([1.0, 1, -1, 1]), (4, 1, 1))}, "a camera is none"),  # a reflection
+        ({"c2w": np.tile(np.diag([1.1, 1.1, 1.1, 1]), (4, 1, 1))}, "a camera is none"),  # with a scale
+        ({"K": np.tile(np.array([[0, 0, 16.0], [0, 0, 12], [0, 0, 1]]), (4, 1, 1))}, "a camera is none"),
+        ({"K": np.tile(np.array([[20, 0, 16.0], [0, -20, 12], [0, 0, 1]]), (4, 1, 1))}, "a camera is none"),
         ({"sky": np.zeros((4, 3, 3), bool)}, "does not fit frames"),
         ({"frames": np.zeros((0, 24, 32, 3), np.uint8)}, "does not fit frames"),
         (
