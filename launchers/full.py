@@ -48,15 +48,15 @@ MINUTES = {
     "prepare_demo": 3.0,
     "prepare_questions": 3.0,
     "prepare_table": 3.0,
-    "pretrain": 11.0,
+    "pretrain": 15.0,
     "export": 1.0,
     "probes": 5.0,
     "propagation": 3.0,
     "stream": 1.0,
-    "vla": 57.0,
-    "vlm": 42.0,
-    "vla_blind": 10.0,
-    "vlm_blind": 5.0,
+    "vla": 19.0,
+    "vlm": 14.0,
+    "vla_blind": 7.0,
+    "vlm_blind": 4.0,
 }
 #: And all of them together.
 LIMIT = 90.0

@@ -49,6 +49,13 @@ def test_every_cell_is_a_command_that_can_be_typed(chosen: Chosen) -> None:
         found.make_context(str(command), words)
 
 
+def test_all_policies_play_the_same_and_who_is_not_trained_once_a_seed(chosen: Chosen) -> None:
+    played = {(cell.kind, cell.seed): cell.job.commands[1].words for cell in trained_cells(chosen, "vla")}
+    assert {words[3:7] for words in played.values()} == {("--episodes", "12", "--chains", "3")}
+    assert [kind for (kind, seed), words in played.items() if "--alone" not in words and seed == 1] == ["vla"]
+    assert not any("--alone" in cell.job.commands[1].words for cell in trained_cells(chosen, "vlm"))
+
+
 @pytest.mark.parametrize("part", ["vlm", "vla"])
 def test_controls_differ_in_what_they_say_and_in_nothing_else(chosen: Chosen, part: str) -> None:
     words = {(cell.kind, cell.seed): set(cell.job.commands[0].words) for cell in trained_cells(chosen, part)}
