@@ -52,7 +52,6 @@ def test_later_frames_change_nothing_earlier() -> None:
     with torch.no_grad():
         one, other = tokens_of(backbone(clip)), tokens_of(backbone(changed))
     assert torch.equal(one[:, :4], other[:, :4])
-    assert (one[:, 4:] - other[:, 4:]).abs().amin(dim=(0, 2, 3)).shape == (2,)
     assert ((one[:, 4:] - other[:, 4:]).abs().amax(-1) > 1e-2).all()
 
 
