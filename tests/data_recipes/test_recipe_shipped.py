@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,28 @@ def test_interlace_stage_1_only_adds_clusters(tmp_path: Path) -> None:
     assert {key for key in ours if ours[key] != paper.get(key)} - {"name"} == {
         key for key in ours if key.startswith("tasks.clusters.")
     }
+
+
+#: Values that need no source in a comment: the papers give them, the environment does, or they change no weight.
+GIVEN = {
+    "omnistream_stage1": "preset attention steps optimizer lr warmup weight_decay weight frames size global_size gram "
+    "dino_weight ibot_weight koleo_weight gram_weight init decoder tokenizer keep log_every evaluate_every "
+    "cosine_every workers",
+    "omnistream_stage2": "steps size global_size",
+    "interlace_stage1": "size object motion positives negatives",
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_every_other_value_names_its_source(name: str) -> None:
+    """In a comment behind it or right above it."""
+    silent, above = set(), False
+    for line in find_recipe(name).read_text().splitlines():
+        found = re.match(r"\s+(\w+): \S", line)
+        if found and not above and "#" not in line:
+            silent.add(found[1])
+        above = line.strip().startswith("#")
+    assert silent == set(GIVEN[name].split())
 
 
 #: OmniStream table 12: what trains, tiles at most beside the whole image, batch, rate, thousands of samples.
