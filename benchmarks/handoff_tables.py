@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from interlace.data_recipes.statistics import signed
 from interlace.launchers.full_jobs import Desk, Job
 
 #: What a role is called in a table.
@@ -134,7 +135,8 @@ def _value(values: Sequence[float]) -> str:
 
 
 def _gain(found: Mapping[str, Any]) -> str:
-    interval = f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+    value, low, high = signed(found["value"], found["low"], found["high"])
+    interval = f"{value} [{low}, {high}]"
     return f"{interval}, {found['seeds above 0']} of {found['of']} seeds" if found["of"] > 1 else interval
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from .randomness import generator
 RESAMPLINGS, COVERAGE = 2000, 0.95
 #: Numbers held at once while resampling.
 _AT_ONCE = 1 << 24
+#: Decimals of a difference as text: so many, or as many as its smallest number needs, up to the most.
+_DECIMALS, _MOST_DECIMALS = 3, 6
 
 
 def scene(key: str) -> str:
@@ -53,3 +56,13 @@ def bounds(draws: np.ndarray) -> tuple[float, float]:
     tail = (1 - COVERAGE) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def signed(*numbers: float) -> list[str]:
+    """Differences, such as one and its interval, as text with signs and equally many decimals.
+
+    Three, and more where one that is not 0 would read as 0.
+    """
+    small = min((abs(each) for each in numbers if each and math.isfinite(each)), default=1.0)
+    decimals = min(max(_DECIMALS, math.ceil(-math.log10(small))), _MOST_DECIMALS)
+    return [f"{each:+.{decimals}f}" for each in numbers]

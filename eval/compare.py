@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interlace.data_recipes.statistics import bounds, resampled
+from interlace.data_recipes.statistics import bounds, resampled, signed
 
 from .result import Facts, Result, read, read_pictures
 
@@ -131,12 +131,12 @@ def _labels(columns: Sequence[_Column]) -> list[str]:
 
 
 def _cell(each: Result, first: Result | None) -> str:
-    low, high = each.interval
-    text = f"{each.value:.3f} [{low:.3f}, {high:.3f}]"
+    text = "{:.3f} [{:.3f}, {:.3f}]".format(each.value, *each.interval)
     if first is None or list(first.groups) != list(each.groups):
         return text
     found = gain([(each, first)])
-    return f"{text}; {found.verdict} by {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    value, low, high = signed(found.value, found.low, found.high)
+    return f"{text}; {found.verdict} by {value} [{low}, {high}]"
 
 
 @dataclass(frozen=True)

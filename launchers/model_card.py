@@ -15,6 +15,7 @@ from interlace.backbone import BackboneConfig
 from interlace.backbone.export import is_image_model
 from interlace.data_recipes.formats import FORMATS
 from interlace.data_recipes.shards import MANIFEST
+from interlace.data_recipes.statistics import signed
 
 from .tables import arrow
 
@@ -198,7 +199,7 @@ def _measures(rows: Sequence[Mapping[str, Any]]) -> str:
             row["task"],
             f"{row['measure']} {arrow(row['better'])}",
             *(f"{row[key]:.3f}" for key in ("start", "value", "blind")),
-            f"{row['low']:+.3f} to {row['high']:+.3f}",
+            " to ".join(signed(row["low"], row["high"])),
             f"{row['n']:,}",
         )
         for row in rows

@@ -17,6 +17,9 @@ from interlace.data_recipes.broken import read_samples
 from interlace.data_recipes.recipe import resolve
 from interlace.data_recipes.schema import Recipe
 from interlace.data_recipes.sources import open_source
+from interlace.data_recipes.statistics import signed
+from interlace.eval.compare import RESULTS
+from interlace.eval.result import read as read_results
 from interlace.pretrain.run_folder import RunFolder
 from interlace.pretrain.run_folder import rows as read_rows
 from interlace.pretrain.train import SECTIONS
@@ -56,8 +59,10 @@ def report(run: Path) -> Path:
         broken=len(read_rows(folder.broken)),
         table=gains(rows),
         arrow=arrow,
+        signed=signed,
         figures={name: inline(data) for name, data in figures.items()},
         groups=picture_groups(folder.pictures),
+        evaluations=evaluations(run),
         inline=lambda path: inline(path.read_bytes()),
         latency_ms=1000 * float(np.median(seconds[1:])) if seconds else None,
         cache_mib=cache / 2**20,
@@ -117,6 +122,18 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             verdict = "better" if last["low"] > 0 else "worse" if last["high"] < 0 else "no different"
             table.append({**last, "start": mine[0]["value"], "verdict": verdict})
     return table
+
+
+def evaluations(run: Path) -> list[tuple[str, str]]:
+    """(link, what it tells) of the pages that `interlace eval` left in the run's folder, relative to it."""
+    found = []
+    for page in sorted((run / RESULTS).glob("*.html")):
+        if (file := page.with_suffix(".json")).is_file():
+            told = dict.fromkeys(
+                f"{each.facts.protocol.partition(' (')[0]} on {each.facts.data}" for each in read_results(file)
+            )
+            found.append((f"{RESULTS}/{page.name}", ", ".join(told)))
+    return found
 
 
 def first_frames(recipe: Recipe) -> dict[str, list[np.ndarray]]:

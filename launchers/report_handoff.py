@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from interlace.data_recipes.statistics import signed
 from interlace.eval.compare import Gain, gain
 from interlace.eval.result import Result, read
 
@@ -102,7 +103,7 @@ def pretraining(run: Path) -> Section:
                     row["task"],
                     f"{row['measure']} {arrow(row['better'])}",
                     *(f"{row[key]:.3f}" for key in ("start", "value", "blind")),
-                    _interval(row["low"], row["high"]),
+                    "[{}, {}]".format(*signed(row["low"], row["high"])),
                     row["verdict"],
                 ),
                 row["verdict"],
@@ -219,7 +220,7 @@ def _row(protocol: str, by: Mapping[str, Result], mine: str, blind: str, others:
             f"{name} {arrow(value.better)}",
             _value(value),
             _value(by[blind]),
-            f"{difference.value:+.3f} {_interval(difference.low, difference.high)}",
+            "{} [{}, {}]".format(*signed(difference.value, difference.low, difference.high)),
             *(_value(by[other]) if other in by else "" for other in others),
             f"{value.n} {value.facts.unit}s",
             difference.verdict,
@@ -231,10 +232,6 @@ def _row(protocol: str, by: Mapping[str, Result], mine: str, blind: str, others:
 def _value(found: Result) -> str:
     low, high = found.interval
     return f"{found.value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"[{low:+.3f}, {high:+.3f}]"
 
 
 def _beside(results: Path, stems: Sequence[str]) -> list[tuple[str, str]]:

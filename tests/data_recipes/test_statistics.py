@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from interlace.data_recipes import statistics
-from interlace.data_recipes.statistics import bounds, interval, ratio, resampled, scene
+from interlace.data_recipes.statistics import bounds, interval, ratio, resampled, scene, signed
 
 
 def test_interval_agrees_with_scipys_bootstrap() -> None:
@@ -56,3 +56,18 @@ def test_little_memory_changes_the_draws_of_no_interval(monkeypatch: pytest.Monk
     whole = interval(values, groups)
     monkeypatch.setattr(statistics, "_AT_ONCE", 1000)
     assert interval(values, groups) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.0312, -0.2, 0.0), ["+0.031", "-0.200", "+0.000"]),
+        ((0.0213, 0.0004, 0.05), ["+0.0213", "+0.0004", "+0.0500"]),  # an interval that leaves out 0 shows that it does
+        ((0.00094, -0.00012), ["+0.0009", "-0.0001"]),
+        ((0.001, 1.0), ["+0.001", "+1.000"]),
+        ((3e-9, 0.5), ["+0.000000", "+0.500000"]),
+        ((float("nan"), 0.25), ["+nan", "+0.250"]),
+    ],
+)
+def test_a_difference_that_is_not_0_does_not_read_as_0(numbers: tuple[float, ...], text: list[str]) -> None:
+    assert signed(*numbers) == text

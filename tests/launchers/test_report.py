@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from toy_recipe import interlace
 
+from interlace.eval.result import Facts, Scores, result, write
 from interlace.launchers import charts
 from interlace.launchers.pictures import MOST, picture_groups
-from interlace.launchers.report import durations, gains, report
+from interlace.launchers.report import durations, evaluations, gains, report
 
 SECTIONS = [
     "Held-out measures",
@@ -70,6 +71,36 @@ def test_nothing_comes_from_elsewhere(page: str) -> None:
     assert len(sources) > 10
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "<script" not in page
+
+
+def test_pages_of_evaluations_are_linked(tmp_path: Path) -> None:
+    facts = Facts(
+        protocol="probe/depth (256 bins)",
+        data="built-in rooms",
+        unit="room",
+        subject="run",
+        backbone_hash="-",
+        data_hash="-",
+    )
+    for name in ("probe-rooms", "moved"):
+        write(
+            [result(Scores.of("abs_rel", "lower", ["a", "b"], [0.1, 0.2]), facts)],
+            tmp_path / "results" / f"{name}.json",
+        )
+    for name in ("probe-rooms", "not-mine"):
+        (tmp_path / "results" / f"{name}.html").write_text("<html></html>")
+    assert evaluations(tmp_path) == [("results/probe-rooms.html", "probe/depth on built-in rooms")]
+    assert evaluations(tmp_path / "nowhere") == []
+
+
+def test_a_report_links_what_was_measured_later(toy_run: tuple[Path, str], tmp_path: Path) -> None:
+    run = shutil.copytree(toy_run[0], tmp_path / "run")
+    facts = Facts(protocol="p/q", data="d & e", unit="u", subject="s", backbone_hash="-", data_hash="-")
+    write([result(Scores.of("m", "lower", ["a", "b"], [0.1, 0.2]), facts)], run / "results" / "one two.json")
+    (run / "results" / "one two.html").write_text("<html></html>")
+    page = report(run).read_text()
+    assert headings(page) == [*SECTIONS[:-1], "Evaluations", SECTIONS[-1]]
+    assert '<a href="results/one%20two.html">results/one two.html</a>: p/q on d &amp; e' in page
 
 
 def test_measures_and_their_blind_line(page: str, toy_run: tuple[Path, str]) -> None:
