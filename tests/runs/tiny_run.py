@@ -95,85 +95,74 @@ def write_data(root: Path) -> Path:
 
 def recipe_text(root: Path) -> dict[str, Any]:
     """Four tasks with batches that two ranks share unevenly."""
+    return {"name": "tiny", "seed": 3, "backbone": dict(BACKBONE), "engine": dict(ENGINE), "tasks": task_texts(root)}
+
+
+BACKBONE = {
+    "hidden_size": 32,
+    "depth": 2,
+    "heads": 2,
+    "mlp_size": 64,
+    "patch_size": 8,
+    "registers": 1,
+    "layer_scale": 0.5,
+    "drop_path": 0.1,
+}
+ENGINE = {
+    "steps": 6,
+    "lr": 1e-3,
+    "warmup": 2,
+    # Small gradients of Adam's first steps would be amplified to signs: a fair comparison needs a larger eps.
+    "eps": 1e-3,
+    "clip": 5.0,
+    "workers": 0,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "evaluate_every": 100,
+    "cosine_every": 3,
+    "keep": 5,
+    "blind_samples": 8,
+}
+
+
+def task_texts(root: Path) -> dict[str, Any]:
+    """Each task on the same samples."""
     source = {"name": "tiny", "format": "mds", "path": str(root / "train")}
     held_out = [{"name": "held", "format": "mds", "path": str(root / "held_out")}]
     common = {"weight": 1.0, "sources": [source], "held_out": held_out}
+    ssl = {
+        "frames": 2,
+        "global_size": 32,
+        "local_size": 16,
+        "dino_prototypes": 24,
+        "ibot_prototypes": 24,
+        "head_hidden": 32,
+        "head_bottleneck": 16,
+        "momentum": 0.9,
+        "gram": True,
+    }
+    captioning = {
+        "size": 32,
+        "texts": 2,
+        "decoder": {"layers": 1, "hidden_size": 32, "heads": 2, "mlp_size": 48},
+        "tokenizer": str(root / "words.model"),
+        "max_tokens": 48,
+        "box_bins": 8,
+        "max_generated": 8,
+        "blind": {"steps": 4, "batch": 8, "check_every": 2},
+    }
+    clusters = {
+        "size": 32,
+        "embedding_size": 16,
+        "negatives": 0.5,
+        "banks": {"object": {"rows": 24}, "motion": {"rows": 16, "frames": 3}},
+    }
+    geometry = {"size": 32, "frames": 3, "widths": [8, 8, 16, 16], "features": 8, "ray_neck": 1}
     return {
-        "name": "tiny",
-        "seed": 3,
-        "backbone": {
-            "hidden_size": 32,
-            "depth": 2,
-            "heads": 2,
-            "mlp_size": 64,
-            "patch_size": 8,
-            "registers": 1,
-            "layer_scale": 0.5,
-            "drop_path": 0.1,
-        },
-        "engine": {
-            "steps": 6,
-            "lr": 1e-3,
-            "warmup": 2,
-            # Small gradients of Adam's first steps would be amplified to signs: a fair comparison needs a larger eps.
-            "eps": 1e-3,
-            "clip": 5.0,
-            "workers": 0,
-            "log_every": 1,
-            "checkpoint_every": 2,
-            "evaluate_every": 100,
-            "cosine_every": 3,
-            "keep": 5,
-            "blind_samples": 8,
-        },
-        "tasks": {
-            "ssl": {
-                **common,
-                "weight": 0.1,
-                "batch": 5,
-                "options": {
-                    "frames": 2,
-                    "global_size": 32,
-                    "local_size": 16,
-                    "dino_prototypes": 24,
-                    "ibot_prototypes": 24,
-                    "head_hidden": 32,
-                    "head_bottleneck": 16,
-                    "momentum": 0.9,
-                    "gram": True,
-                },
-            },
-            "geometry": {
-                **common,
-                "batch": 3,
-                "micro_batches": 2,
-                "options": {"size": 32, "frames": 3, "widths": [8, 8, 16, 16], "features": 8, "ray_neck": 1},
-            },
-            "captioning": {
-                **common,
-                "batch": 5,
-                "options": {
-                    "size": 32,
-                    "texts": 2,
-                    "decoder": {"layers": 1, "hidden_size": 32, "heads": 2, "mlp_size": 48},
-                    "tokenizer": str(root / "words.model"),
-                    "max_tokens": 48,
-                    "box_bins": 8,
-                    "max_generated": 8,
-                    "blind": {"steps": 4, "batch": 8, "check_every": 2},
-                },
-            },
-            "clusters": {
-                **common,
-                "batch": 5,
-                "options": {
-                    "size": 32,
-                    "embedding_size": 16,
-                    "negatives": 0.5,
-                    "banks": {"object": {"rows": 24}, "motion": {"rows": 16, "frames": 3}},
-                },
-            },
-        },
+        "ssl": {**common, "weight": 0.1, "batch": 5, "options": ssl},
+        "geometry": {**common, "batch": 3, "micro_batches": 2, "options": geometry},
+        "captioning": {**common, "batch": 5, "options": captioning},
+        "clusters": {**common, "batch": 5, "options": clusters},
     }
 
 
