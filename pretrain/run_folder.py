@@ -17,7 +17,7 @@ from .checkpoint import newest
 
 
 class FolderInUse(ValueError):
-    """The folder holds another run."""
+    """The folder holds another run, or is no folder."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ class RunFolder:
         """Make the folder for a new run, or find the checkpoint to go on from.
 
         ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
-        :class:`FolderInUse` when the folder holds a run and ``resume`` is false.
+        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, or is a file.
         """
         used = self.recipe.exists()
         if used and not resume:
+        if self.root.exists() and not self.root.is_dir():
+            raise FolderInUse(f"{self.root} is a file, not a folder; name another --run folder")
             raise FolderInUse(f"{self.root} already holds a run; go on with --resume, or name another --run folder")
         for folder in (self.root, self.checkpoints, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
