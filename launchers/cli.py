@@ -73,14 +73,17 @@ def pretrain(
 def demo(
     run: RunPath = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", help="Decides the initial weights and every random draw.")] = 0,
-    long: Annotated[bool, typer.Option("--long", help="Train for longer: at most 90 minutes on 2 cores.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Train for longer: planned for at most 90 minutes on 2 cores.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     full: Annotated[
         bool,
         typer.Option(
             "--full",
-            help="Hand the backbone over too: export, probes, stream, VLM and VLA, one page. At most 90 minutes on 2 "
-            "cores. Uses the run in the folder, if it has ended; a call that was interrupted goes on by itself.",
+            help="Hand the backbone over too: export, probes, stream, VLM and VLA, one page. Planned for at most 90 "
+            "minutes on 2 cores. Uses the run in the folder, if it has ended; a call that was interrupted goes on by "
+            "itself.",
         ),
     ] = False,
 ) -> None:
@@ -259,7 +262,7 @@ def _for_the_user(error: ValueError | OSError) -> bool:
 
 def _told(error: ValueError | OSError) -> str:
     """All of it on the first rank; elsewhere its first line: the others may fail alone, or all alike."""
-    first, *more = str(error).splitlines() or [type(error).__name__]
+    first, *more = [*(str(error).splitlines() or [type(error).__name__]), *getattr(error, "__notes__", ())]
     if rank() == 0:
         return "\n".join([first, *more]) if more else f"interlace: {first}"
     return f"interlace: rank {rank()}: {first}" + (f" (and {len(more)} more)" if more else "")

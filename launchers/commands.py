@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Where prepared input lies; recipes speak of it by this name, and take ~/.cache/interlace where it is not set.
 DATA = "INTERLACE_DATA"
+#: What ``interlace prepare`` makes by name, each in a folder of that name there.
+MADE = ("demo", "questions", "table")
 
 
 def check_recipe(recipe: Path, changes: tuple[str, ...], console: Console) -> None:
@@ -56,6 +59,12 @@ def run_demo(run: Path, seed: int, long: bool, resume: bool, console: Console) -
 
 def prepare_input(what: str, to: Path | None, console: Console, long: bool = False) -> None:
     """Make the demo's input, its questions or the robot table's episodes, once, or shards of one's own files."""
+    if what in MADE and to is not None:
+        raise ValueError(f"--to {to}: the shards of a folder go there; {what} goes where {DATA} says, or to the cache")
+    if what not in MADE and not Path(what).is_dir():
+        raise ValueError(
+            f"{what}: no such folder; allowed are {', '.join(MADE)}, or a folder of jpg, png and mp4 files"
+        )
     if what == "demo":
         from interlace.data_recipes.worlds.demo import prepare_demo
 
@@ -122,10 +131,29 @@ def export_backbone(run: Path, to: Path, licence: str | None, console: Console) 
 
 
 def _read(recipe: Path, changes: tuple[str, ...]) -> Recipe:
+    from interlace.data_recipes.recipe import RecipeErrors
     from interlace.pretrain.train import recipe_from
 
     _tell_place()
-    return recipe_from(recipe, changes)
+    try:
+        return recipe_from(recipe, changes)
+    except RecipeErrors as errors:
+        for hint in _hints(error.found for error in errors.errors):
+            errors.add_note(hint)
+        raise
+
+
+def _hints(found: Iterable[str]) -> list[str]:
+    """Which ``interlace prepare`` makes the paths among what was ``found`` wrong, a line each."""
+    from interlace.data_recipes.worlds.demo import demo_folder
+
+    root, wrong, hints = demo_folder().parent, [Path(text) for text in found], []
+    for name in MADE:
+        missing = [path for path in wrong if path.is_relative_to(root / name) and not path.exists()]
+        if missing:
+            long = " --long" if any(path.name == "rooms_more" for path in missing) else ""
+            hints.append(f"interlace prepare {name}{long} makes what is missing in {root / name}")
+    return hints
 
 
 def _tell_place() -> None:

@@ -118,12 +118,28 @@ def test_check_of_the_papers_recipe_lists_what_is_missing_a_line_each(
     assert not list(tmp_path.iterdir())
 
 
+def test_input_that_was_not_made_is_named_with_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INTERLACE_DATA", str(tmp_path))
+    assert run(monkeypatch, "check", "demo_long") == 2
+    *wrong, hint = capsys.readouterr().err.splitlines()
+    assert len(wrong) > 10
+    assert hint == f"interlace prepare demo --long makes what is missing in {tmp_path / 'demo'}"
+    assert run(monkeypatch, "check", "vla_demo", f"backbone.init={tmp_path}") == 2
+    hints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("interlace")]
+    assert hints == [f"interlace prepare table makes what is missing in {tmp_path / 'table'}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["check", "nowhere.yaml"], r"interlace: nowhere\.yaml:1: recipe: found no such file; allowed a recipe's file"),
         (["check", "TOY", "engine.warmpu=3"], r"interlace: command line:1: engine\.warmpu: .*did you mean warmup\?"),
-        (["prepare", "photos"], r"interlace: say where the shards of photos go: interlace prepare photos --to SHARDS"),
+        (["prepare", "."], r"interlace: say where the shards of \. go: interlace prepare \. --to SHARDS"),
+        (["prepare", "dmo"], r"interlace: dmo: no such folder; allowed are demo, questions, table, or a folder of jpg"),
+        (["prepare", "demo", "--to", "x"], r"interlace: --to x: the shards of a folder go there; demo goes where"),
+        (["pretrain", "TOY", "--run", "TOY"], r"interlace: \S+toy\.yaml is a file, not a folder; name another --run"),
         (["prepare", "nowhere", "--to", "shards"], r"interlace: nowhere: no such folder"),
         (["report", "."], r"interlace: \. holds no run: it has no recipe\.yaml; give the folder that --run named"),
         (
