@@ -111,8 +111,9 @@ def result(scores: Scores, facts: Facts) -> Result:
     """Sum a measure up by unit. Raises ValueError, naming the unit, for a score that is not finite, or for none."""
     where = f"{facts.protocol} on {facts.data}: {scores.measure}"
     if not len(scores.units) or not (scores.counts > 0).any():
-        reasons = "; ".join(f"{name}: {why}" for name, why in facts.missing.items())
-        raise ValueError(f"{where}: nothing could be measured{': ' + reasons if reasons else ''}")
+        first, *others = [f": {name}: {why}" for name, why in facts.missing.items()] or [""]
+        more = f" (and {len(others)} more left out)" if others else ""
+        raise ValueError(f"{where}: nothing could be measured{first}{more}")
     bad = ~np.isfinite(scores.sums).all(1) | ~np.isfinite(scores.counts).all(1)
     if bad.any():
         names = sorted({scores.units[place] for place in np.flatnonzero(bad)})

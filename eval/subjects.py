@@ -157,10 +157,14 @@ def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
 
     Raises ValueError for what cannot be loaded, or a device that is not there.
     """
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}: allowed are cpu, cuda, cuda:1 and so on") from None
     backbone = backbones.load(place)
     parts = [part for part in Path(place).resolve().parts if part != "backbone"]
     try:
-        return FrozenBackbone(backbone.to(torch.device(device)), parts[-1])
+        return FrozenBackbone(backbone.to(where), parts[-1])
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
 

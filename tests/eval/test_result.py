@@ -97,6 +97,8 @@ def test_nothing_that_is_not_finite_gets_in() -> None:
         scored([1.0, float("nan"), 0.0])
     with pytest.raises(ValueError, match=r"nothing could be measured: x: broken$"):
         result(Scores.of("accuracy", "higher", [], []), facts(missing={"x": "broken"}))
+    with pytest.raises(ValueError, match=r"nothing could be measured: x: broken \(and 2 more left out\)$"):
+        result(Scores.of("accuracy", "higher", [], []), facts(missing=dict.fromkeys("xyz", "broken")))
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
