@@ -142,7 +142,8 @@ def _facts(source: Source, samples: Sequence[Sample]) -> list[tuple[str, str]]:
     """Rows of the table beside a dataset's name."""
     shapes = Counter(f"{len(s.frames)} x {s.frames.shape[1]} x {s.frames.shape[2]}" for s in samples)
     facts = [
-        ("samples", f"{len(source):,} in {len(source.shard_sizes)} shards"),
+        ("samples", f"{len(source):,}"),
+        ("shards", f"{len(source.shard_sizes):,}"),
         ("fields", ", ".join(sorted(source.fields))),
         ("frames, height, width", "; ".join(f"{shape} ({n})" for shape, n in shapes.most_common(3))),
     ]
@@ -274,10 +275,10 @@ def _boxed(frame: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
 
 
 def _colour(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """[H, W] in [0, 1] -> [H, W, 3] uint8; black where not valid."""
+    """[H, W], 1 is far -> [H, W, 3] uint8: near is blue, far is red, not valid black, as everywhere in Interlace."""
     from matplotlib import colormaps
 
-    coloured = (colormaps["turbo"](np.clip(1 - values, 0, 1))[..., :3] * 255).astype(np.uint8)
+    coloured = (colormaps["turbo"](np.clip(values, 0, 1))[..., :3] * 255).astype(np.uint8)
     coloured[~valid] = 0
     return coloured
 

@@ -79,16 +79,19 @@ def anatomy(metrics: Rows, tasks: Sequence[str]) -> bytes:
     parts = [("waiting for data", "time_share/data", BLIND)]
     parts += [(task, f"time_share/{task}", COLOURS[index % len(COLOURS)]) for index, task in enumerate(tasks)]
     parts.append(("update", "time_share/step", "#444444"))
-    left = 0.0
+    left, narrow = 0.0, list[str]()
     for label, key, colour in parts:
         share = float(np.mean([row.get(key, 0.0) for row in metrics]))
         axis.barh(0, share, left=left, color=colour)
         if share > 0.06:
             axis.text(left + share / 2, 0, f"{label}\n{share:.0%}", ha="center", va="center", color="white", fontsize=8)
+        else:
+            narrow.append(f"{label} {share:.1%}")
         left += share
     axis.set_xlim(0, max(1.0, left))
     axis.set_yticks([])
-    axis.set_xlabel("share of a step's wall time", fontsize=8)
+    too_narrow = f"; too narrow to name: {', '.join(narrow)}" if narrow else ""
+    axis.set_xlabel(f"share of a step's wall time{too_narrow}", fontsize=8)
     return png(figure)
 
 

@@ -28,7 +28,8 @@ KINDS = (
     Kind(
         r"geometry_(.+)_depth",
         "Depth",
-        "Frame, true depth, predicted depth in the same colours, relative error. White: no truth there.",
+        "Frame, true depth (blue is near, red is far), predicted depth in the same colours, relative error. "
+        "White: no truth there.",
     ),
     Kind(
         r"geometry_(.+)_camera",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interlace.data_recipes.inspect import inspect, throw
+from interlace.data_recipes.inspect import _colour, inspect, throw
 from interlace.data_recipes.media import DataError
 from interlace.data_recipes.sample import Sample
 from interlace.data_recipes.shards import ShardReader
@@ -117,3 +117,10 @@ def test_invalid_depth_throws_nothing() -> None:
     assert not thrown.image.any()
     assert (thrown.landed, thrown.agree) == (0.0, 0.0)
     assert np.isnan(thrown.error)
+
+
+def test_near_is_blue_and_far_is_red_as_in_a_run_s_pictures() -> None:
+    near, far, unknown = _colour(np.array([[0.1, 0.95, 0.5]]), np.array([[True, True, False]]))[0].astype(int)
+    assert near[2] > 2 * near[0]
+    assert far[0] > 2 * far[2]
+    assert not unknown.any()
