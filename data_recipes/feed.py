@@ -161,11 +161,17 @@ class Feed:
         broken = [each for _, met in drawn for each in met]
         return MicroBatch(self.name, micro, batch, [key for (key, _), _ in drawn], broken)
 
-    def cursors(self, step: int) -> dict[str, dict[str, int]]:
-        """Where every source stands before ``step``: samples drawn of it, how many it has, and the epoch it is in."""
+    def cursors(self, step: int) -> dict[str, dict[str, Any]]:
+        """Where every source stands before ``step``: samples drawn of it, how many it has, the epoch it is in, and
+        the ``order`` they are in, as a hash of its shards."""
         counts = self.mixture.counts(self.first_draw(step))
         return {
-            name: {"drawn": counts[name], "samples": len(order), "epoch": counts[name] // len(order)}
+            name: {
+                "drawn": counts[name],
+                "samples": len(order),
+                "epoch": counts[name] // len(order),
+                "order": order.fingerprint,
+            }
             for name, order in self.orders.items()
         }
 

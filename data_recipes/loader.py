@@ -101,7 +101,7 @@ class Loader:
         waited, self._waited = self._waited, 0.0
         return waited
 
-    def cursors(self, step: int) -> dict[str, dict[str, dict[str, int]]]:
+    def cursors(self, step: int) -> dict[str, dict[str, dict[str, Any]]]:
         """Task -> source -> where it stands after ``step`` steps, whatever was prefetched. JSON."""
         return {name: feed.cursors(step) for name, feed in self._feeds.items()}
 

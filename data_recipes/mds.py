@@ -115,8 +115,16 @@ def decode_array(data: bytes, dtype: str) -> np.ndarray:
     return np.frombuffer(data, dtype, -1, 1 + width * ndim).reshape(shape).copy()
 
 
-def _read(stream: Any, length: int, where: str) -> bytes:
+def read_exactly(stream: Any, length: int) -> bytes:
+    """``length`` bytes of an unbuffered ``stream``, or fewer at its end: network file systems may give less at once."""
     data: bytes = stream.read(length)
+    while len(data) < length and (more := stream.read(length - len(data))):
+        data += more
+    return data
+
+
+def _read(stream: Any, length: int, where: str) -> bytes:
+    data = read_exactly(stream, length)
     if len(data) != length:
         raise DataError(f"{where}: the shard is cut short; copy or make it again")
     return data

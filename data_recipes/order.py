@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -36,6 +37,11 @@ class Order:
     def __len__(self) -> int:
         """Samples an epoch."""
         return self._length
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the shards that it orders: another one is another order, of as many samples as it may be."""
+        return hashlib.blake2b(self._sizes.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
     def index(self, n: int) -> int:
         """The index within the source of the n-th consumed sample."""

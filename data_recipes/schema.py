@@ -141,7 +141,8 @@ class Recipe(Strict):
         """sha256 of what decides the trained weights.
 
         Left out: the name; every path (of sources, initial weights, a run to start from, and :data:`ExistingPath`
-        options), as data may move; held-out and pictured sources; and the engine's :data:`BESIDE_TRAINING`.
+        options), as data may move; held-out and pictured sources; how ZeRO splits the work; and the engine's
+        :data:`BESIDE_TRAINING`.
         """
         data = self.resolved()
         for key in ("name", "start_from"):
@@ -152,6 +153,7 @@ class Recipe(Strict):
         data["backbone"].pop("fps", None)  # it says how to read times, and changes no weight
         for key in BESIDE_TRAINING:
             del data["engine"][key]
+        data["engine"]["zero"] = Zero().model_dump(mode="json")  # all stages compute the same, to rounding
         for name, task in data["tasks"].items():
             del task["held_out"], task["pictured"]
             if not task["rates"]:  # as it was before a recipe could say so

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .mds import read_exactly
 from .media import DataError, decode_image
 from .sample import Sample, Text
 from .shards import ChooseFrames, choose_indices
@@ -130,7 +131,7 @@ def _payload(tar: Path, member: _Member, extension: str, where: str) -> bytes:
     try:
         with open(tar, "rb", buffering=0) as stream:
             stream.seek(offset)
-            data = stream.read(size)
+            data = read_exactly(stream, size)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
     if len(data) != size:

@@ -43,6 +43,10 @@ class Interval:
         for name, value in outcome.seconds.items():
             self._seconds[name] += value
 
+    def leave_out(self, seconds: float) -> None:
+        """So much time went by without training: a checkpoint was saved, or held-out samples were measured."""
+        self._began += seconds
+
     def close(self, step: int, rate: float, device: torch.device) -> dict[str, Any]:
         """The interval's row; a new interval begins. Collective: seconds and memory are the maximum over ranks."""
         elapsed = time.perf_counter() - self._began

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import yaml
+from torch import Tensor
 
 from interlace.backbone import BackboneNoise
 from interlace.data_recipes.feed import Feed, MicroBatch
@@ -36,19 +37,19 @@ def write_replay(
     """Write the step's *global* micro-batches and the weights before it. All ranks take part, the first writes.
 
     The micro-batches are made again for a single rank, which gives the same samples and draws; every random draw of a
-    loss is keyed by the seed and the step, so there is no random state besides those. Returns the keys of its
-    samples, task by task.
+    loss is keyed by the seed and the step, so there is no random state besides those. Only the first rank makes and
+    holds what is written. Returns the keys of its samples, task by task, on every rank.
     """
     weights = {
-        STUDENT: dict(parts.engine.state()),
-        TEACHERS: dict(parts.teachers.state()),
-        CENTRES: dict(parts.centres.state()),
+        STUDENT: _on_first(parts.engine.state(), ranks),
+        TEACHERS: _on_first(parts.teachers.state(), ranks),
+        CENTRES: _on_first(parts.centres.state(), ranks),
     }
-    whole = [feeds[micro.task].micro_batch(step, micro.index) for micro in micros]
     keys: dict[str, list[str]] = {}
-    for micro in whole:
-        keys.setdefault(micro.task, []).extend(micro.keys)
     if ranks.first:
+        whole = [feeds[micro.task].micro_batch(step, micro.index) for micro in micros]
+        for micro in whole:
+            keys.setdefault(micro.task, []).extend(micro.keys)
         content = {
             "recipe": yaml.safe_dump(recipe.resolved()),
             "step": step,
@@ -57,8 +58,14 @@ def write_replay(
             "micros": [(micro.task, micro.index, micro.batch, micro.keys) for micro in whole],
         }
         torch.save(content, path)
-    dist.barrier()
-    return keys
+    told = [keys]
+    dist.broadcast_object_list(told)
+    return told[0]
+
+
+def _on_first(state: Iterable[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
+    """A state in the first rank's memory, nothing elsewhere; every tensor is assembled by all ranks together."""
+    return {name: tensor.detach().cpu() for name, tensor in state if ranks.first}
 
 
 def read_replay(path: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,17 +64,19 @@ class RunFolder:
         ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
         :class:`FolderInUse` when the folder holds a run and ``resume`` is false, or is a file.
         """
-        used = self.recipe.exists()
-        if used and not resume:
         if self.root.exists() and not self.root.is_dir():
             raise FolderInUse(f"{self.root} is a file, not a folder; name another --run folder")
+        used = self.recipe.exists()
+        if used and not resume:
             raise FolderInUse(f"{self.root} already holds a run; go on with --resume, or name another --run folder")
         for folder in (self.root, self.checkpoints, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
-        if not used:
-            self.recipe.write_text(recipe)
-            (self.root / "environment.txt").write_text(environment())
-        return newest(self.checkpoints) if used else None
+        checkpoint = newest(self.checkpoints) if used else None
+        if checkpoint is None:
+            # A run that was cut before its first checkpoint left its recipe, which need not be the one that begins now.
+            _replace(self.recipe, recipe)
+            _replace(self.root / "environment.txt", environment())
+        return checkpoint
 
     def evaluated(self, step: int) -> bool:
         """Whether held-out rows of ``step`` were written."""
@@ -93,10 +97,20 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the rows past ``step``: a resumed run takes those steps again."""
+    """Drop the rows past ``step``: a resumed run takes those steps again. From step 0 it begins anew, without any."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in path.read_text().splitlines() if step and _step(line) <= step]
+        _replace(path, "".join(line + "\n" for line in kept))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a run may be cut at any time, and its history with it."""
+    fresh = path.with_name(f".new-{path.name}")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
 
 
 def _step(line: str) -> float:
@@ -108,15 +122,20 @@ def _step(line: str) -> float:
 
 def environment() -> str:
     """Machine, revision and every installed package, for ``environment.txt``."""
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
     lines = [
         f"python {platform.python_version()} on {platform.platform()}",
-        f"revision {git.stdout.strip() or 'unknown'}",
+        f"revision {_revision() or 'unknown'}",
         f"torch threads {torch.get_num_threads()}, cuda {torch.version.cuda}",
     ]
     if torch.cuda.is_available():
         lines.append(f"device {torch.cuda.get_device_name()}")
     packages = {f"{found.metadata['Name']}=={found.version}" for found in distributions()}
     return "\n".join([*lines, *sorted(packages, key=str.lower)]) + "\n"
+
+
+def _revision() -> str:
+    """What git calls this code; nothing where there is no git, as in many containers, or no repository."""
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

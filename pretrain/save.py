@@ -81,10 +81,11 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
     step = int(reader.state["step"])
     for task, sources in reader.state["cursors"].items():
         for source, cursor in feeds[task].cursors(step).items():
-            if cursor != sources[source]:
+            before = sources[source]
+            if any(cursor[key] != value for key, value in before.items()):  # older ones have no "order"
                 raise BadCheckpoint(
-                    f"source {source!r} of task {task!r} has {cursor['samples']} samples, and had "
-                    f"{sources[source]['samples']} when {path} was made: the order of samples would change"
+                    f"source {source!r} of task {task!r} has {cursor['samples']} samples, and had {before['samples']}, "
+                    f"or has them in other shards than when {path} was made: the order of samples would change"
                 )
     steps = reader.state["adam_steps"]
     parts.engine.load_state(reader.tensors(STUDENT), steps[STUDENT])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,20 +54,20 @@ def interlaced_step(
     progress: Progress,
     rate: float,
     clip: float,
-    stop: bool,
+    stop: Callable[[], bool],
     device: torch.device,
 ) -> Outcome:
     """Forward and backward of every micro-batch, then one finite check, one clip, one update, and the teachers.
 
     ``shares[task]`` is the task's weight divided by its number of micro-batches. ``clip`` bounds the global gradient
-    norm, the sharded centres included; infinity leaves it alone. Raises :class:`NonFinite` on every rank, with
-    nothing changed, when a loss term or the gradient norm of any rank is not finite.
+    norm, the sharded centres included; infinity leaves it alone. ``stop`` says, as late as may be, whether this rank
+    was asked to stop. Raises :class:`NonFinite` on every rank, with nothing changed, when a loss term or the gradient
+    norm of any rank is not finite.
     """
-    outcome = Outcome()
+    outcome, began, clock = Outcome(), time.perf_counter(), Clock(device)
     names: list[str] = []
     values: list[Tensor] = []
     for position, micro in enumerate(micros):
-        began = time.perf_counter()
         now = Progress(progress.step, progress.steps, progress.seed, micro.index)
         batch = to_device(micro.batch, device)
         terms = parts.engine.forward(micro.task, batch, parts.teachers.get(micro.task), now)
@@ -74,14 +76,12 @@ def interlaced_step(
             parts.engine.backward(loss, last=position == len(micros) - 1)
         names += [f"{micro.task}/{term}" for term in terms]
         values += [sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)]
-        spent = time.perf_counter() - began
-        outcome.seconds[micro.task] = outcome.seconds.get(micro.task, 0.0) + spent
+        clock.mark()
 
-    began = time.perf_counter()
     norm = (parts.engine.gradient_norm().float().square() + parts.centres.squared_norm()).sqrt()
     # One vector, summed over ranks and read once: NaN and Inf survive the sum, so every rank decides alike.
     broken = sum(len(micro.broken) for micro in micros)
-    flags = torch.tensor([float(stop), float(broken)], device=device)
+    flags = torch.tensor([float(stop()), float(broken)], device=device)
     world = dist.get_world_size()
     vector = torch.cat([*values, norm.reshape(1) / world, flags]).double()
     dist.all_reduce(vector)
@@ -97,8 +97,33 @@ def interlaced_step(
     parts.engine.step(rate, scale)
     parts.centres.step(rate, scale)
     parts.teachers.update(progress)
-    outcome.seconds["step"] = time.perf_counter() - began
+    for micro, spent in zip(micros, clock.seconds(), strict=True):
+        outcome.seconds[micro.task] = outcome.seconds.get(micro.task, 0.0) + spent
+    outcome.seconds["step"] = time.perf_counter() - began - sum(outcome.seconds.values())
     return outcome
+
+
+class Clock:
+    """Seconds between marks, from its making on, as the device passes them: a GPU is told its work long before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+        self.mark()
+
+    def mark(self) -> None:
+        """What the device was told so far ends here."""
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def seconds(self) -> list[float]:
+        """From each mark to the next, once the device has passed them all."""
+        between = itertools.pairwise(self._marks)
+        return [a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in between]
 
 
 def objective(terms: Mapping[str, Term], share: float) -> tuple[Tensor, Tensor, Tensor]:

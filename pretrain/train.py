@@ -90,7 +90,7 @@ def pretrain(recipe: Recipe, root: Path, *, resume: bool = False, observer: Obse
     run = prepare(recipe, RunFolder(root), resume, observer or Observer())
     with asked_to_stop() as asked, run.loader:
         for step, micros in enumerate(run.loader, run.start):
-            outcome = update(run, step, micros, stop=asked())
+            outcome = update(run, step, micros, stop=asked)
             record(run, step + 1, micros, outcome)
     export(run.folder, run.parts, recipe, run.ranks)
     run.watch.close()
@@ -154,7 +154,7 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
     held_out = build_held_out(recipe, tasks, feeds, broken, start)
     samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
     watch = Watch(folder, parts, held_out, tasks, samples, broken, ranks)
-    watch.begin(start, every=engine.evaluate_every)
+    watch.begin(start, every=engine.evaluate_every, last=engine.steps)
     return Run(recipe, ranks, folder, tasks, feeds, parts, start, loader, broken, watch, observer)
 
 
@@ -172,7 +172,7 @@ def begin(
     return start
 
 
-def update(run: Run, step: int, micros: list[MicroBatch], *, stop: bool) -> Outcome:
+def update(run: Run, step: int, micros: list[MicroBatch], *, stop: Callable[[], bool]) -> Outcome:
     """Traverse the micro-batches of all tasks, then update the parameters once."""
     recipe, parts = run.recipe, run.parts
     parts.cosine.begin(sample=run.compares(step))
@@ -205,11 +205,13 @@ def record(run: Run, done: int, micros: list[MicroBatch], outcome: Outcome) -> N
     if run.ranks.first:
         run.observer.step(done, outcome)
     if done % engine.checkpoint_every == 0 or last or outcome.stop:
-        save_checkpoint(run.folder, run.parts, run.tasks, run.recipe, done, run.loader.cursors(done), run.ranks)
+        with run.watch.aside():
+            save_checkpoint(run.folder, run.parts, run.tasks, run.recipe, done, run.loader.cursors(done), run.ranks)
     if outcome.stop and not last:
         raise Terminated(TERMINATED)
     if done % engine.evaluate_every == 0 or last:
-        run.watch.measure(done, draw="end" if last else None)
+        with run.watch.aside():
+            run.watch.measure(done, draw="end" if last else None)
 
 
 def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch.distributed as dist
 
@@ -35,8 +37,11 @@ class Watch:
         self._log = Log(folder) if ranks.first else None
         self._interval = Interval()
 
-    def begin(self, start: int, *, every: int) -> None:
-        """Training begins at step ``start``: drop what was logged past it, and measure if that was not done there."""
+    def begin(self, start: int, *, every: int, last: int) -> None:
+        """Training begins at step ``start``: drop what was logged past it, and measure if that was not done there.
+
+        Measures are due every ``every`` steps and at the ``last``.
+        """
         measured = [False]
         if self._log is not None:
             forget_after(self._folder.metrics, start)
@@ -45,8 +50,8 @@ class Watch:
         dist.broadcast_object_list(measured)
         if start == 0:
             self.measure(0, draw="start")
-        elif start % every == 0 and not measured[0]:  # the run ended between saving and measuring
-            self.measure(start)
+        elif (start % every == 0 or start == last) and not measured[0]:  # the run was cut between saving and measuring
+            self.measure(start, draw="end" if start == last else None)
         self._interval = Interval()
 
     def step(self, done: int, outcome: Outcome, waited: float, *, rate: float, log: bool) -> None:
@@ -60,6 +65,13 @@ class Watch:
                 row |= {f"signal/{name}/{signal}": float(value) for signal, value in task.signals().items()}
             if self._log is not None:
                 self._log.metrics(row)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside is no training, and no part of its throughput and shares of time."""
+        began = time.perf_counter()
+        yield
+        self._interval.leave_out(time.perf_counter() - began)
 
     def measure(self, step: int, *, draw: str | None = None) -> None:
         """Write held-out rows, and with ``draw`` pictures whose names begin with it. Collective."""

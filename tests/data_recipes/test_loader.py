@@ -125,7 +125,9 @@ def test_every_sample_once_an_epoch_in_the_mixtures_shares(sources: dict[str, Sh
     cursors = feed.cursors(7)
     for name, source in sources.items():
         own = [key for key in keys if key.startswith(name)]
-        assert cursors[name] == {"drawn": len(own), "samples": len(source), "epoch": len(own) // len(source)}
+        order = feed.orders[name].fingerprint
+        where = {"drawn": len(own), "samples": len(source), "epoch": len(own) // len(source), "order": order}
+        assert cursors[name] == where
         for begin in range(0, len(own) - len(source) + 1, len(source)):
             assert set(Counter(own[begin : begin + len(source)]).values()) == {1}
         assert len(own) >= 2 * len(source)

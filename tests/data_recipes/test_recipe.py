@@ -77,6 +77,7 @@ def test_the_resolved_form_says_everything() -> None:
         "engine.log_every=3",
         "engine.checkpoint_every=9",
         "engine.cosine_every=5",
+        "engine.zero.stage=3",  # a checkpoint is read at any stage
         "tasks.ssl.sources.clips.path=/elsewhere/clips",
         "tasks.ssl.held_out.photos.path=/elsewhere/held",
         "tasks.geometry.options.weights=/elsewhere/weights",
@@ -95,7 +96,7 @@ def test_the_digest_leaves_out_what_no_weight_depends_on(override: str) -> None:
         "seed=4",
         "engine.steps=101",
         "engine.clip=2.0",
-        "engine.zero.stage=2",
+        "engine.precision=bf16",
         "backbone.depth=5",
         "tasks.ssl.weight=0.2",
         "tasks.ssl.batch=9",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_samples import make_sample, with_tests_on_path, write_samples
 
-from interlace.data_recipes import FIELDS, DataError, Sample, ShardReader
+from interlace.data_recipes import FIELDS, DataError, Sample, ShardReader, mds
 from interlace.data_recipes.mds import MdsFolder, decode_array
 from interlace.data_recipes.media import decode_image
 
@@ -46,6 +47,15 @@ def test_every_field_comes_back_exactly(folder: Path) -> None:
     assert reader.fields == set(FIELDS)
     for number in range(8):
         assert same(reader.read(number), make_sample(number))
+
+
+def test_a_file_system_that_gives_less_at_once_breaks_no_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trickle(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(size or 0, 100))
+
+    monkeypatch.setattr(mds, "open", lambda file, mode, buffering: Trickle(file, "r"), raising=False)
+    assert same(ShardReader(folder).read(3), make_sample(3))
 
 
 @settings(max_examples=20, deadline=None)

@@ -39,3 +39,43 @@ def test_rows_past_the_checkpoint_are_taken_again(tmp_path: Path) -> None:
         file.write('{"step": 4')  # the line a crash cut
     forget_after(path, 20)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def test_a_run_that_begins_again_has_no_rows(tmp_path: Path) -> None:
+    """It was cut before its first checkpoint; what it measured at step 0 is measured again."""
+    path = tmp_path / "eval.jsonl"
+    append(path, [{"step": 0, "value": 1.0}, {"step": 5, "value": 2.0}])
+    forget_after(path, 0)
+    assert path.read_text() == ""
+
+
+def test_a_cut_while_rows_are_dropped_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, [{"step": step} for step in (10, 20, 30)])
+    before = path.read_text()
+
+    def cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        forget_after(path, 20)
+    assert path.read_text() == before
+
+
+def test_a_run_cut_before_its_first_checkpoint_begins_with_the_recipe_given_now(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("name: a\n", resume=False)
+    assert folder.open("name: b\n", resume=True) is None
+    assert folder.recipe.read_text() == "name: b\n"
+    checkpoint = folder.checkpoints / "step_00000001"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    assert folder.open("name: c\n", resume=True) == checkpoint
+    assert folder.recipe.read_text() == "name: b\n"
+
+
+def test_a_machine_without_git_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    RunFolder(tmp_path).open("name: a\n", resume=False)
+    assert "revision unknown" in (tmp_path / "environment.txt").read_text()

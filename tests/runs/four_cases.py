@@ -46,7 +46,7 @@ def interlaced(rank: int, world: int, root: str, overrides: list[str]) -> dict[s
             progress=Progress(step, STEPS, recipe.seed),
             rate=rate,
             clip=recipe.engine.clip,
-            stop=False,
+            stop=lambda: False,
             device=torch.device("cpu"),
         )
         history.append({**outcome.losses, "gradient_norm": outcome.gradient_norm})
