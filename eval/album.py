@@ -13,6 +13,8 @@ Kind = Literal["classes", "segmentation", "depth", "pose", "propagation"]
 
 #: Longest side of what is kept, in pixels, and frames of a sequence: data sets are large and pictures small.
 LONGEST, FRAMES = 256, 5
+#: Of a large test set, how many samples are kept to choose from.
+CANDIDATES = 60
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ def small(pixels: np.ndarray) -> np.ndarray:
     step = -(-max(height, width) // LONGEST)
     chosen = (..., slice(None, None, step), slice(None, None, step))
     return pixels[(*chosen, slice(None))] if coloured else pixels[chosen]
+
+
+def candidates(length: int) -> frozenset[int]:
+    """At most :data:`CANDIDATES` places spread over the whole of a test set of ``length`` samples."""
+    return frozenset(np.linspace(0, length - 1, min(CANDIDATES, length)).round().astype(int).tolist())
 
 
 def spread(length: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .album import Album, Shown, candidates, small
 from .feed import Items, Ledger, Run, batches, training_order
 from .images import Data
 from .linear_probe import lost_units, nothing_left
-from .probe import overlaps
+from .probe import overlaps, own_iou
 from .result import Facts, Result, Scores, result
 from .rooms import IGNORED
 from .subjects import Subject
@@ -51,18 +52,6 @@ class DenseBudget:
 
 ADE20K = DenseBudget(steps=40_000, warmup=1_500)
 NYU = DenseBudget(steps=38_400, warmup=12_800, decay=1e-2)
-
-
-@dataclass
-class Seen:
-    """The first few test images with truth and guess, for pictures: [3, h, w] uint8, [H, W], [H, W]."""
-
-    most: int = 4
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-
-    def add(self, pixels: Tensor, truth: Tensor, guess: np.ndarray) -> None:
-        if len(self.rows) < self.most:
-            self.rows.append((pixels.numpy(), truth.numpy(), guess))
 
 
 class DenseLinear(nn.Module):
@@ -167,11 +156,16 @@ def probe_segmentation(
     run: Run | None = None,
     *,
     size: int = 512,
-    seen: Seen | None = None,
+    albums: dict[str, list[Album]] | None = None,
 ) -> list[Result]:
-    """Mean IoU over the classes, intersections and unions summed over all test images before they are divided."""
+    """Mean IoU over the classes, intersections and unions summed over all test images before they are divided.
+
+    ``albums``: takes test images spread over the whole set, with what was said of them, under the subject's name.
+    """
     run, ledger, stride = run or Run(), Ledger(dict(data.left_out), dict(data.missing)), round(size * 2 / 3)
     both, either, units = [], [], []
+    album = Album("segmentation", "classes of pixels", "mean IoU of its own classes", "higher", data.classes)
+    pictured = candidates(len(data.test.names))
 
     def loss(head: nn.Module, patches: Tensor, truth: Tensor) -> Tensor:
         scores = F.interpolate(head(patches), truth.shape[1:], mode="bilinear")
@@ -189,10 +183,13 @@ def probe_segmentation(
                 either.append(union[0])
                 units.append(data.units[index])
                 ledger.hashed.add(data.test.names[index], pixels.numpy(), truth.numpy())
-                if seen is not None:
-                    seen.add(pixels, truth, guess)
+                if index in pictured:
+                    (score,) = own_iou(inside, union)
+                    album.shown.append(_shown(data.test.names[index], score, pixels, truth, guess.astype(np.uint8)))
     if not units:
         raise nothing_left(ledger.missing)
+    if albums is not None:
+        albums.setdefault(subject.name, []).append(album)
     protocol = "linear/segmentation (batch norm and linear on patches, sliding window)"
     settings = {"size": size, "stride": stride, "dropout": DROPOUT, **budget.settings()}
     facts = _facts(protocol, subject, data, settings, ledger, units, run)
@@ -206,11 +203,16 @@ def probe_depth(
     run: Run | None = None,
     *,
     span: tuple[float, float] = (0.001, 10.0),
-    seen: Seen | None = None,
+    albums: dict[str, list[Album]] | None = None,
 ) -> list[Result]:
-    """RMSE, AbsRel and delta < 1.25 of metres, of each image and then their means; nothing is aligned."""
+    """RMSE, AbsRel and delta < 1.25 of metres, of each image and then their means; nothing is aligned.
+
+    ``albums``: as of :func:`probe_segmentation`.
+    """
     run, ledger = run or Run(), Ledger(dict(data.left_out), dict(data.missing))
     rows, units = [], []
+    album = Album("depth", "depth in metres, not aligned", "abs_rel", "lower")
+    pictured = candidates(len(data.test.names))
 
     def loss(head: nn.Module, patches: Tensor, truth: Tensor) -> Tensor:
         return scale_invariant_loss(read_depth(head, patches, (truth.shape[1], truth.shape[2]), span), truth)
@@ -227,10 +229,12 @@ def probe_depth(
                 rows.append(depth_errors(guess, truth.numpy()))
                 units.append(data.units[index])
                 ledger.hashed.add(name, pixels.numpy(), truth.numpy())
-                if seen is not None:
-                    seen.add(pixels, truth, guess)
+                if index in pictured:
+                    album.shown.append(_shown(name, rows[-1][1], pixels, truth, guess))
     if not units:
         raise nothing_left(ledger.missing)
+    if albums is not None:
+        albums.setdefault(subject.name, []).append(album)
     settings = {"bins": BINS, "span": "/".join(map(str, span)), "flip": "averaged", **budget.settings()}
     protocol = "linear/depth (batch norm and linear on patches, 256 bins, metres, not aligned)"
     facts = _facts(protocol, subject, data, settings, ledger, units, run)
@@ -240,6 +244,10 @@ def probe_depth(
         result(Scores.of(name, "lower" if way == "lower" else "higher", units, column), facts)
         for (name, way), column in zip(better.items(), columns, strict=True)
     ]
+
+
+def _shown(name: str, score: float, pixels: Tensor, truth: Tensor, guess: np.ndarray) -> Shown:
+    return Shown(name, score, small(pixels.permute(1, 2, 0).numpy()[None]), small(truth.numpy()), small(guess))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interlace.tasks.ssl.measures import directions, vote
 
+from .album import Album, Shown, candidates, small
 from .feed import Items, Ledger, Run, batches, training_order
 from .frozen import DataHash
 from .images import Data
@@ -74,6 +75,11 @@ class LinearHeads:
         there = inputs.to(self.device)
         return torch.stack([head(there).argmax(1) for head in self.heads]).cpu().numpy()
 
+    @torch.no_grad()
+    def shares(self, head: int, inputs: Tensor) -> np.ndarray:
+        """[n, classes] how likely one head holds each class of inputs [n, D]."""
+        return self.heads[head](inputs.to(self.device)).softmax(1).cpu().numpy()
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -96,11 +102,13 @@ def probe_classes(
     run: Run | None = None,
     *,
     cached: bool = False,
+    albums: dict[str, list[Album]] | None = None,
 ) -> list[Result]:
     """Accuracy of the rate that is best on ``data.aside``, or on the test images where there is none.
 
     ``cached``: every image is seen once, un-augmented, by the backbone; the vote of the nearest neighbours is then
-    measured too. Protocols of other names. An image that is missing or broken is left out by name.
+    measured too. Protocols of other names. An image that is missing or broken is left out by name. ``albums``: takes
+    test images spread over the whole set, with what was said of them, under the subject's name.
     """
     run, ledger = run or Run(), Ledger(dict(data.left_out), dict(data.missing))
     with subject.held():
@@ -113,6 +121,8 @@ def probe_classes(
     right = heads.guesses(test.inputs) == truth
     picking = right if aside is None else heads.guesses(aside.inputs) == aside.classes.numpy()
     best = int(picking.mean(1).argmax())
+    if albums is not None:
+        albums.setdefault(subject.name, []).append(_album(data, test, heads.shares(best, test.inputs)))
     where = "val" if aside is None else "held-back rooms"
     units = [data.units[int(index)] for index in test.indices]
     way = "un-augmented, cached" if cached else "random-resized crop and flip"
@@ -133,6 +143,18 @@ def probe_classes(
     )
     found = [result(Scores.of("top-1", "higher", units, right[best]), facts)]
     return found if known is None else [*found, _neighbours(known, test, units, facts)]
+
+
+def _album(data: Data, test: _Known, shares: np.ndarray) -> Album:
+    """``shares``: [n, classes] of the ``test`` images."""
+    album = Album("classes", "class", "probability of the truth", "higher", data.classes)
+    pictured = candidates(len(data.test.names))
+    for row, index, truth in zip(shares, test.indices.tolist(), test.classes.numpy(), strict=True):
+        if index in pictured:
+            pixels, _ = data.test.read(index, None)
+            frame = small(pixels.permute(1, 2, 0).numpy()[None])
+            album.shown.append(Shown(data.test.names[index], float(row[truth]), frame, truth, row.argmax()))
+    return album
 
 
 def lost_units(data: Data, missing: Mapping[str, str], measured: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from interlace.eval.dense_probe import DenseBudget, Seen
+    from interlace.eval.album import Album
+    from interlace.eval.dense_probe import DenseBudget
     from interlace.eval.feed import Run
     from interlace.eval.linear_probe import LinearBudget
     from interlace.eval.result import Result
@@ -131,37 +132,25 @@ class Linear:
 
 def run_linear(place: str, subjects: _Subjects, asked: Linear, out: Path | None, console: Console) -> None:
     """Probe images, of the rooms in all three ways."""
-    from interlace.eval.dense_probe import Seen
+    from interlace.eval.album import Album
     from interlace.eval.feed import Run
 
     from .evaluating import teller
-    from .result_pictures import samples
-    from .sample_pictures import Picture
+    from .sample_pictures import draw_albums
 
     if asked.data is None:
         subjects.ready_rooms(console)
     probes = _room_probes(asked) if asked.data is None else [_image_probe(asked, asked.data)]
     run = Run(asked.seed, asked.workers if asked.data else 0, asked.device, teller(console))
-    results, pictures = [], []
+    results, albums = [], dict[str, list[Album]]()
     for probe in probes:
-        seen = {subject.name: Seen() for subject in subjects.all}
         for subject in subjects.all:
-            results += probe.measure(subject, run, seen[subject.name])
-        if all(each.rows for each in seen.values()):
-            count = len(seen[subjects.mine.name].rows)
-            caption = f"The first {count} test images, the truth, and what is said of them in the same colours."
-            title = f"Linear probe: {probe.kind}"
-            pictures.append(Picture(probe.kind, title, caption, samples(seen, probe.classes)))
-    subjects.keep(results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, pictures)
+            results += probe(subject, run, albums)
+    subjects.keep(results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, draw_albums(albums))
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """``classes``: of pixels, for its pictures; none where there is depth."""
-
-    kind: str
-    classes: tuple[str, ...]
-    measure: Callable[[Subject, Run, Seen], list[Result]]
+#: Measures a subject and adds what it said to the albums of all.
+_Probe = Callable[["Subject", "Run", dict[str, "list[Album]"]], "list[Result]"]
 
 
 def _image_probe(asked: Linear, root: Path) -> _Probe:
@@ -171,18 +160,14 @@ def _image_probe(asked: Linear, root: Path) -> _Probe:
 
     if asked.on == "imagenet":
         found, budget = read_imagenet(root), asked.apply(LinearBudget())
-        return _Probe(
-            "classes", (), lambda subject, run, _: probe_classes(subject, found, budget, run, cached=asked.cached)
+        return lambda subject, run, albums: probe_classes(
+            subject, found, budget, run, cached=asked.cached, albums=albums
         )
     if asked.on == "ade20k":
         masks, spent = read_ade20k(root), asked.apply(ADE20K)
-        return _Probe(
-            "segmentation",
-            masks.classes,
-            lambda subject, run, seen: probe_segmentation(subject, masks, spent, run, seen=seen),
-        )
+        return lambda subject, run, albums: probe_segmentation(subject, masks, spent, run, albums=albums)
     depths, spent = read_nyu(root), asked.apply(NYU)
-    return _Probe("depth", (), lambda subject, run, seen: probe_depth(subject, depths, spent, run, seen=seen))
+    return lambda subject, run, albums: probe_depth(subject, depths, spent, run, albums=albums)
 
 
 def _room_probes(asked: Linear) -> list[_Probe]:
@@ -202,19 +187,16 @@ def _room_probes(asked: Linear) -> list[_Probe]:
     rooms = load_rooms(train=asked.rooms)
     classes = room_classes(rooms, LABELS[LABEL], asked.seed)
     budget, spent = asked.apply(CLASS_BUDGET), asked.apply(DENSE_BUDGET)
-    first = _Probe(
-        "classes", (), lambda subject, run, _: probe_classes(subject, classes, budget, run, cached=asked.cached)
-    )
-    if asked.cached:
-        return [first]
-    (masks, size), depths = room_masks(rooms), room_depths(rooms)
-    second = _Probe(
-        "segmentation",
-        masks.classes,
-        lambda subject, run, seen: probe_segmentation(subject, masks, spent, run, size=size, seen=seen),
-    )
-    third = _Probe("depth", (), lambda subject, run, seen: probe_depth(subject, depths, spent, run, seen=seen))
-    return [first, second, third]
+    probes: list[_Probe] = [
+        lambda subject, run, albums: probe_classes(subject, classes, budget, run, cached=asked.cached, albums=albums)
+    ]
+    if not asked.cached:
+        (masks, size), depths = room_masks(rooms), room_depths(rooms)
+        probes += [
+            lambda subject, run, albums: probe_segmentation(subject, masks, spent, run, size=size, albums=albums),
+            lambda subject, run, albums: probe_depth(subject, depths, spent, run, albums=albums),
+        ]
+    return probes
 
 
 def run_room_paths(

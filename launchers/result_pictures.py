@@ -1,8 +1,8 @@
-"""Pictures of what `interlace eval` found: values with their intervals, what each rate reached, and samples."""
+"""Pictures of what `interlace eval` found: values with their intervals, what each rate reached; colours of maps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,6 @@ from matplotlib.patches import Patch
 from .charts import COLOURS, panels
 
 if TYPE_CHECKING:
-    from interlace.eval.dense_probe import Seen
     from interlace.eval.result import Result
 
 #: What has no class or depth.
@@ -62,28 +61,6 @@ def _trials(axis: Axes, group: Sequence[Result]) -> None:
 
 def _by_trial(found: Result) -> dict[str, float]:
     return next((value for value in found.facts.found.values() if isinstance(value, dict)), {})
-
-
-def samples(seen: Mapping[str, Seen], classes: Sequence[str]) -> Figure:
-    """A row for each image: itself, the truth, and what each subject says, in the same colours.
-
-    ``classes``: names of the classes of pixels, or none for depth in metres, near blue and far red.
-    """
-    rows = list(zip(*(each.rows for each in seen.values()), strict=True))
-    columns = 2 + len(seen)
-    figure = Figure(figsize=(2.2 * columns, 1.9 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for axis, title in zip(axes[0], ("image", "truth", *seen), strict=True):
-        axis.set_title(title, fontsize=8)
-    for line, row in zip(axes, rows, strict=True):
-        pixels, truth, _ = row[0]
-        maps = [truth, *(guess for _, _, guess in row)]
-        painted = [paint_classes(each) for each in maps] if classes else paint_depths(maps)
-        for axis, shown in zip(line, (pixels.transpose(1, 2, 0), *painted), strict=True):
-            axis.imshow(shown, interpolation="nearest")
-            axis.set_axis_off()
-    legend_of(figure, [row[0][1] for row in rows], classes)
-    return figure
 
 
 def legend_of(figure: Figure, maps: Sequence[np.ndarray], classes: Sequence[str]) -> None:

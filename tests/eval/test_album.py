@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interlace.eval.album import Album, Shown, seen_from_first, small, spread
+from interlace.eval.album import CANDIDATES, Album, Shown, candidates, seen_from_first, small, spread
 
 
 def album(better: str, scores: list[float]) -> Album:
@@ -34,6 +34,13 @@ def test_what_is_kept_is_small(shape: tuple[int, ...]) -> None:
 def test_frames_are_spread_from_the_first_to_the_last() -> None:
     assert spread(16).tolist() == [0, 4, 8, 11, 15]
     assert spread(3).tolist() == [0, 1, 2]
+
+
+def test_candidates_come_from_all_over_a_large_set() -> None:
+    chosen = sorted(candidates(50_000))
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 49_999, CANDIDATES)
+    assert np.ptp(np.diff(chosen)) <= 1
+    assert candidates(3) == {0, 1, 2}
 
 
 def test_a_path_begins_where_the_first_camera_is() -> None:

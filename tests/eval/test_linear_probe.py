@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone
 from interlace.data_recipes import DataError
 from interlace.eval import dense_probe
+from interlace.eval.album import Album
 from interlace.eval.augment import distorted, random_box, resized_crop_box
 from interlace.eval.dense_probe import (
     DenseBudget,
     DenseLinear,
-    Seen,
     binned_depth,
     depth_errors,
     mirrored_depth,
@@ -201,13 +201,18 @@ def test_classes_are_learned_the_rate_is_picked_on_val_and_the_broken_named(imag
     data = Data("I", found.classes, ClassItems(found.train.pairs, 16, 18), found.test, found.units)  # type: ignore[attr-defined]
     data.test.size, data.test.resize = 16, 18  # type: ignore[attr-defined]
     budget = LinearBudget(steps=20, batch=4, rates=(-5.0, 5.0))  # one unlearns
-    first, *more = probe_classes(Pixels(8), data, budget, cached=cached)
+    albums: dict[str, list[Album]] = {}
+    first, *more = probe_classes(Pixels(8), data, budget, cached=cached, albums=albums)
     assert (first.measure, first.value, first.n, first.of) == ("top-1", 1.0, 2, 3)
     assert "not an image" in first.facts.missing["ILSVRC2012_val_00000003"]
     assert first.facts.settings["left_out_of_training"] == 1
     assert first.facts.found["kept"] == "rate 5"
     assert "rate picked on val" in first.facts.protocol
     assert ("un-augmented" in first.facts.protocol) == cached
+    ((album,),) = albums.values()
+    assert [each.name for each in album.shown] == [name for name in data.test.names if "00000003" not in name]
+    assert all(int(each.guess) == int(each.truth) and each.score > 0.5 for each in album.shown)
+    assert all(each.frames.shape == (1, 16, 16, 3) for each in album.shown)
     assert [each.facts.protocol for each in more] == ["linear/knn (CLS, un-augmented, cached)"] * cached
 
 
@@ -275,17 +280,25 @@ def test_segmentation_is_summed_over_images(ade: Path) -> None:
     Image.fromarray(np.full((40, 56), 3, np.uint8)).save(ade / "annotations" / "validation" / "ADE_val_3.png")
     parts = read_ade20k(ade)
     train, test = (MaskItems(each.pairs, 32) for each in (parts.train, parts.test))  # type: ignore[attr-defined]
-    data, seen = Data("A", parts.classes, train, test, parts.units), Seen()
+    data, albums = Data("A", parts.classes, train, test, parts.units), dict[str, list[Album]]()
     lines: list[str] = []
     budget = DenseBudget(steps=8, warmup=2, batch=2, rate=0.05)
-    (found,) = probe_segmentation(Pixels(8), data, budget, Run(say=lines.append), size=32, seen=seen)
-    truth = np.concatenate([true.ravel() for _, true, _ in seen.rows])
-    guess = np.concatenate([each.ravel() for _, _, each in seen.rows])
+    (found,) = probe_segmentation(Pixels(8), data, budget, Run(say=lines.append), size=32, albums=albums)
+    ((album,),) = albums.values()
+    truth = np.concatenate([each.truth.ravel() for each in album.shown])
+    guess = np.concatenate([each.guess.ravel() for each in album.shown])
     valid = truth != IGNORED
     there = sorted(set(truth[valid]) | set(guess[valid]))
     expected = jaccard_score(truth[valid], guess[valid], labels=there, average="macro", zero_division=0)
     assert found.value == pytest.approx(expected)
-    assert (found.n, found.of, len(seen.rows)) == (2, 3, 2)
+    for each in album.shown:
+        valid, classes = each.truth != IGNORED, {*each.truth[each.truth != IGNORED], *each.guess[each.truth != IGNORED]}
+        own = jaccard_score(
+            each.truth[valid], each.guess[valid], labels=sorted(classes), average="macro", zero_division=0
+        )
+        assert each.score == pytest.approx(own)
+        assert each.frames.shape[:1] + each.frames.shape[3:] == (1, 3)
+    assert (found.n, found.of, len(album.shown)) == (2, 3, 2)
     assert "no such file" in found.facts.missing["ADE_val_2"]
     assert any(line.startswith("left out validation/ADE_val_2") for line in lines)
 

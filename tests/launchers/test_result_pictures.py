@@ -8,9 +8,8 @@ import numpy as np
 
 from interlace.eval.album import Album, Shown
 from interlace.eval.compare import collect, collect_pictures
-from interlace.eval.dense_probe import Seen
 from interlace.eval.result import Facts, Result, Scores, result, write
-from interlace.launchers.result_pictures import chart, paint_classes, paint_depths, samples
+from interlace.launchers.result_pictures import chart, paint_classes, paint_depths
 from interlace.launchers.results_page import write_page
 from interlace.launchers.sample_pictures import RIGHT, WRONG, draw_albums, overlay
 
@@ -39,20 +38,6 @@ def test_a_chart_shows_values_intervals_and_rates() -> None:
     assert rates.get_title(loc="left") == "top-1: every rate on val"
     assert [list(line.get_ydata()) for line in rates.lines] == [[0.25, 0.75]] * 2
     assert len(chart([scored("A", [0.0, 1.0])]).axes) == 1
-
-
-def test_samples_are_beside_their_truth_in_its_colours() -> None:
-    truth = np.array([[0, 1], [21, 255]], np.uint8)
-    one, other = Seen(), Seen()
-    for guess, seen in ((truth, one), (truth[::-1], other)):
-        seen.rows.append((np.zeros((3, 2, 2), np.uint8), truth, guess))
-    figure = samples({"A": one, "B": other}, [f"class {number}" for number in range(30)])
-    shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
-    assert [axis.get_title() for axis in figure.axes] == ["image", "truth", "A", "B"]
-    np.testing.assert_array_equal(shown[1], paint_classes(truth))
-    np.testing.assert_array_equal(shown[2], shown[1])
-    np.testing.assert_array_equal(shown[3], shown[1][::-1])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["class 0", "class 1", "class 21"]
 
 
 def test_classes_have_colours_of_their_own_and_the_ignored_is_white() -> None:
