@@ -79,7 +79,9 @@ def read_replay(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a stopped run names its replay file in its last message") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no replay file, or a damaged one: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} is no replay file, or a damaged one; a stopped run names its replay file in its last message"
+        ) from error
     if not isinstance(content, dict) or content.keys() != FIELDS:
         raise ValueError(f"{path} is no replay file: it does not hold {', '.join(sorted(FIELDS))}")
     return content

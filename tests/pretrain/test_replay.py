@@ -25,7 +25,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 def test_text_is_no_replay_file(tmp_path: Path) -> None:
     path = tmp_path / "replay.pt"
     path.write_text("name: demo")
-    with pytest.raises(ValueError, match="is no replay file, or a damaged one"):
+    with pytest.raises(ValueError, match="is no replay file, or a damaged one; a stopped run names"):
         read_replay(path)
 
 
