@@ -80,22 +80,22 @@ def write_model(
             "model_type": EXPORTED,
             "architectures": ["InterlaceModel"],
             "auto_map": {
-                "AutoConfig": _named(_CONFIGURATION, "InterlaceConfig"),
-                "AutoModel": _named(_MODEL, "InterlaceModel"),
+                "AutoConfig": class_in(_CONFIGURATION, "InterlaceConfig"),
+                "AutoModel": class_in(_MODEL, "InterlaceModel"),
             },
             FIELDS: backbone.config.to_json(),
             "heads": {name: _class(part) for name, part in heads.items()},
         }
         state = {PREFIX + name: tensor for name, tensor in plain_state(backbone).items()}
-    _write_json(folder / CONFIG, {**fields, "dtype": "float32", "licence": licence})
+    write_json(folder / CONFIG, {**fields, "dtype": "float32", "licence": licence})
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     processor = {
-        "auto_map": {"AutoImageProcessor": _named(_PROCESSOR, "InterlaceImageProcessor")},
+        "auto_map": {"AutoImageProcessor": class_in(_PROCESSOR, "InterlaceImageProcessor")},
         "size": None if size is None else {"shortest_edge": size},
         "patch_size": backbone.config.patch_size,
         "do_normalize": True,
     }
-    _write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / "preprocessor_config.json", processor)
     for name, part in heads.items():
         _write_heads(folder / "heads", name, part)
     for name, text in flatten(entries).items():
@@ -104,19 +104,20 @@ def write_model(
 
 def _write_heads(folder: Path, name: str, heads: Heads) -> None:
     folder.mkdir(exist_ok=True)
-    _write_json(folder / f"{name}.json", heads.options)
+    write_json(folder / f"{name}.json", heads.options)
     save_file(plain_state(heads.module), folder / f"{name}.safetensors", metadata={"format": "pt"})
 
 
 def _class(heads: Heads) -> str:
     made_by = type(heads.module)
-    return _named(made_by.__module__, made_by.__name__)
+    return class_in(made_by.__module__, made_by.__name__)
 
 
-def _named(module: str, name: str) -> str:
-    """How transformers names a class in a file of the folder."""
+def class_in(module: str, name: str) -> str:
+    """How transformers names a class of a module in its file of the folder."""
     return f"{module.rpartition('.')[2]}.{name}"
 
 
-def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Indented, with a line's end."""
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

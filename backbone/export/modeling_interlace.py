@@ -20,6 +20,7 @@ from ..model import Backbone
 from ..preprocess import normalise
 from ..stream import Stream
 from .configuration_interlace import InterlaceConfig
+from .strictly_loaded import StrictlyLoaded
 
 
 @dataclass
@@ -39,32 +40,16 @@ class InterlaceOutput(ModelOutput):
     layers: dict[int, Tensor] | None = None
 
 
-class InterlaceModel(PreTrainedModel):
+class InterlaceModel(StrictlyLoaded, PreTrainedModel):
     """A frozen backbone: whole clips and photographs by calling it, frames as they come through :meth:`stream`."""
 
     config_class = InterlaceConfig
     main_input_name = "pixel_values"
-    _supports_sdpa = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
 
     def __init__(self, config: InterlaceConfig) -> None:
         super().__init__(config)
         self.backbone = Backbone(config.backbone())
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Nothing to do: the backbone draws its own first weights, and :meth:`from_pretrained` leaves none missing."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of any model of transformers, but strict: ValueError, naming them, for weights missing or left over."""
-        asked, source = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
-        model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        wrong = {key: sorted(report[f"{key}_keys"]) for key in ("missing", "unexpected") if report[f"{key}_keys"]}
-        if wrong:
-            told = "; ".join(f"{key}: {', '.join(names)}" for key, names in wrong.items())
-            raise ValueError(f"{source}: weights do not fit the config: {told}")
-        return (model, report) if asked else model
 
     def forward(self, pixel_values: Tensor, times: Tensor | None = None, layers: Sequence[int] = ()) -> InterlaceOutput:
         """Features of clips [B, T, 3, H, W] or photographs [B, 3, H, W].

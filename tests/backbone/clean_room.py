@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from packaging.requirements import Requirement
 
 #: What may be there where an exported model is used.
 PACKAGES = ("torch", "transformers", "safetensors", "pillow")
+#: The release of transformers that exports are used under beside this environment's.
+NEWER = "5.23.0"
 
 
 def build_room(folder: Path, *, over: Path | None = None, packages: Sequence[str] = PACKAGES) -> Path:
@@ -42,6 +45,33 @@ def build_room(folder: Path, *, over: Path | None = None, packages: Sequence[str
     assert set(packages) <= done
     assert not {"interlace", "torchvision", "numpydoc"} & done
     return folder
+
+
+def newer_transformers(home: Path) -> Path:
+    """Install :data:`NEWER` and what it needs into a folder in ``home``, to be laid over a room."""
+    newer, constraints = home / "newer", home / "constraints.txt"
+    ours = Path(__file__).resolve().parents[2] / "constraints.txt"
+    constraints.write_text("\n".join(line for line in ours.read_text().splitlines() if line.startswith("numpy==")))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(newer)]
+    command += ["--constraint", str(constraints), f"transformers=={NEWER}"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return newer
+
+
+def imported(folder: Path) -> set[str]:
+    """The packages that an export's files import; those of its own must lie there."""
+    found, files = set(), sorted(folder.glob("*.py"))
+    assert len(files) > 12
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 1
+                assert (folder / f"{node.module}.py").is_file(), f"{file.name}: {node.module}"
+    return found
 
 
 def run_in(room: Path, code: str, *arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:

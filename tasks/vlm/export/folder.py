@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from interlace.backbone import Backbone
 from interlace.backbone.export import flatten
+from interlace.backbone.export.folder import class_in, write_json
 
 from ..chat import PlainChat
 from ..task import Vlm
@@ -38,9 +37,9 @@ def write_vlm(task: Vlm, backbone: Backbone, folder: Path, *, licence: str, llm_
         "model_type": "interlace_vlm",
         "architectures": ["InterlaceVlm"],
         "auto_map": {
-            "AutoConfig": _named(_CONFIGURATION, "InterlaceVlmConfig"),
-            "AutoModel": _named(_MODEL, "InterlaceVlm"),
-            "AutoModelForCausalLM": _named(_MODEL, "InterlaceVlm"),
+            "AutoConfig": class_in(_CONFIGURATION, "InterlaceVlmConfig"),
+            "AutoModel": class_in(_MODEL, "InterlaceVlm"),
+            "AutoModelForCausalLM": class_in(_MODEL, "InterlaceVlm"),
         },
         "interlace": backbone.config.to_json(),
         "sight": sight,
@@ -49,16 +48,16 @@ def write_vlm(task: Vlm, backbone: Backbone, folder: Path, *, licence: str, llm_
         "licence": licence,
         "llm_licence": llm_licence,
     }
-    _write_json(folder / "config.json", fields)
+    write_json(folder / "config.json", fields)
     save_torch_state_dict(weights(task, backbone), folder, max_shard_size=SHARD, metadata={"format": "pt"})
     write_tokenizer(task.chat.tokenizer, folder)
     processor = {
         "processor_class": "InterlaceVlmProcessor",
-        "auto_map": {"AutoProcessor": _named(_PROCESSOR, "InterlaceVlmProcessor")},
+        "auto_map": {"AutoProcessor": class_in(_PROCESSOR, "InterlaceVlmProcessor")},
         "sight": sight,
         "plain": isinstance(task.chat, PlainChat),
     }
-    _write_json(folder / "processor_config.json", processor)
+    write_json(folder / "processor_config.json", processor)
     tokenizer = task.chat.tokenizer
     generation = {
         "do_sample": False,
@@ -66,7 +65,7 @@ def write_vlm(task: Vlm, backbone: Backbone, folder: Path, *, licence: str, llm_
         "eos_token_id": tokenizer.eos,
         "pad_token_id": tokenizer.pad,
     }
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     for name, text in flatten([_CONFIGURATION, _MODEL, _PROCESSOR]).items():
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -81,12 +80,3 @@ def weights(task: Vlm, backbone: Backbone) -> dict[str, Tensor]:
         same = [name for name, tensor in state.items() if tensor.data_ptr() == outputs.data_ptr() and name != tied]
         state = {name: tensor for name, tensor in state.items() if name not in same}
     return {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
-
-
-def _named(module: str, name: str) -> str:
-    """How transformers names a class in a file of the folder."""
-    return f"{module.rpartition('.')[2]}.{name}"
-
-
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

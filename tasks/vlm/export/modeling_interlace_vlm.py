@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 
+from interlace.backbone.export.strictly_loaded import StrictlyLoaded
 from interlace.backbone.model import Backbone
 
 from ..chat import VISUAL
@@ -17,7 +18,7 @@ from ..sight import Size, look
 from .configuration_interlace_vlm import InterlaceVlmConfig
 
 
-class InterlaceVlm(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class InterlaceVlm(StrictlyLoaded, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A language model that sees images and videos through a frozen backbone.
 
     Inputs are those that the processor makes: ``input_ids`` [B, L] with -1 where a visual token goes,
@@ -28,8 +29,6 @@ class InterlaceVlm(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     config_class = InterlaceVlmConfig
     main_input_name = "input_ids"
-    _supports_sdpa = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
 
     def __init__(self, config: InterlaceVlmConfig) -> None:
         super().__init__(config)
@@ -41,20 +40,6 @@ class InterlaceVlm(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.projector = nn.Sequential(nn.Linear(seen.hidden_size, width), nn.GELU(), nn.Linear(width, width))
         self.newline = nn.Parameter(torch.zeros(width))
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Nothing to do: modules draw their own first weights, and :meth:`from_pretrained` leaves none missing."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of any model of transformers, but strict: ValueError, naming them, for weights missing or left over."""
-        asked, source = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
-        model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        wrong = {key: sorted(report[f"{key}_keys"]) for key in ("missing", "unexpected") if report[f"{key}_keys"]}
-        if wrong:
-            told = "; ".join(f"{key}: {', '.join(names)}" for key, names in wrong.items())
-            raise ValueError(f"{source}: weights do not fit the config: {told}")
-        return (model, report) if asked else model
 
     def get_input_embeddings(self) -> Any:
         """The language model's."""
