@@ -262,7 +262,8 @@ def _for_the_user(error: ValueError | OSError) -> bool:
 
 def _told(error: ValueError | OSError) -> str:
     """All of it on the first rank; elsewhere its first line: the others may fail alone, or all alike."""
-    first, *more = [*(str(error).splitlines() or [type(error).__name__]), *getattr(error, "__notes__", ())]
+    notes: list[str] = getattr(error, "__notes__", [])
+    first, *more = [*(str(error).splitlines() or [type(error).__name__]), *notes]
     if rank() == 0:
         return "\n".join([first, *more]) if more else f"interlace: {first}"
     return f"interlace: rank {rank()}: {first}" + (f" (and {len(more)} more)" if more else "")
