@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 TOKENIZER, BANKS = "tokenizer.model", "banks.npz"
 STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts, while it is being made
 
-_FORMAT = 7  # raise it when the same settings give other data
+_FORMAT = 8  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image", "scikit-learn", "scikit-video")
 ROOM_FIELDS = ("frames", "depth", "camera", "texts", "clusters", "labels")
 _SHARED_FROM = ("rooms_train", "photographs_train", "clips_train")  # banks and tokenizer are fitted to these

@@ -21,7 +21,8 @@ _MIN_AREA = 0.012  # of the frame: smaller objects are not spoken of
 _MIN_SURFACE = 0.08  # of the frame: less of the walls or the floor is not spoken of
 _APART = 0.10  # of the frame's width: nearer than this, neither is left of the other
 _DEEPER = 0.5  # metres
-_MIN_SIGN, _MIN_SIGN_SHOWN, _MIN_FACING = 0.06, 0.85, 0.45
+# Smaller or more slanted than this, letters of 64-pixel frames are no wider than a pixel or two.
+_MIN_SIGN, _MIN_SIGN_SHOWN, _MIN_FACING = 0.12, 0.85, 0.7
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ AMBIENT, HEADLIGHT, LAMP, LAMP_CUTOFF = 0.5, 0.25, 0.5, 85
 _CONE_SIDES = 20
 _REPEATS_PER_METRE = 0.7
 _UP = np.array([0.0, 0.0, 1.0])
+_WHITE = (255, 255, 255)
 
 
 @dataclass
@@ -260,7 +261,7 @@ def sign_pixels(sign: Sign) -> np.ndarray:
             break
         size -= 2
     at = (128 - (left + right) / 2, 64 - (top + bottom) / 2)
-    draw.text(at, sign.word, fill=sign.letters, font_size=size, stroke_width=size // 24, stroke_fill=sign.letters)
+    draw.text(at, sign.word, fill=_WHITE, font_size=size, stroke_width=size // 24, stroke_fill=_WHITE)
     return np.asarray(image)
 
 

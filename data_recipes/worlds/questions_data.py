@@ -34,7 +34,7 @@ from .scene import draw_room
 from .tokenizer import train_tokenizer
 
 TOKENIZER = "tokenizer.model"
-_FORMAT = 3  # raise it when the same settings give other data
+_FORMAT = 4  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image")
 _LICENCE = "rendered from textures and meshes of miniworld (Apache-2.0) and Meta-World (MIT); see those packages"
 

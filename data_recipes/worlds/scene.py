@@ -31,16 +31,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 SHAPES = ("box", "ball", "cylinder", "cone")
 #: What a pixel may belong to besides objects, by number; objects follow.
 BACKGROUND = ("nothing", "floor", "walls", "ceiling", "posters", "stand", "sign")
-WORDS = ("GO", "UP", "BUS", "ZOO", "CAFE", "EXIT", "STOP", "TAXI")
-#: (letters, board), independent of the word.
-SIGN_COLOURS = (
-    ((0, 0, 0), (255, 255, 255)),
-    ((255, 255, 255), (0, 0, 0)),
-    ((0, 0, 0), (250, 220, 40)),
-    ((255, 255, 255), (20, 60, 190)),
-    ((255, 255, 255), (190, 20, 20)),
-    ((255, 255, 255), (10, 110, 40)),
-)
+#: From one letter to eight, so that 64 pixels tell them apart: a word is as large as its board allows.
+WORDS = ("P", "GO", "ZOO", "CAFE", "HOTEL", "MUSEUM", "LIBRARY", "PHARMACY")
+#: Of signs, independent of the word. Letters are white and boards dark: what is bright within the frame is the word.
+BOARDS = ((0, 0, 0), (20, 60, 190), (190, 20, 20), (10, 110, 40), (110, 60, 20))
 
 #: The colour of every sign's frame, and of nothing else: what makes a sign known as one, whatever stands on it.
 SIGN_FRAME = (240, 0, 200)
@@ -101,7 +95,6 @@ class Sign:
     """A board on a stand with one word on both faces. ``yaw``: where its front face looks."""
 
     word: str
-    letters: tuple[int, int, int]
     board: tuple[int, int, int]
     position: tuple[float, float]
     yaw: float
@@ -186,12 +179,11 @@ def _draw_scene(seed: int, index: int, half: tuple[float, float], height: float,
     rng = generator(seed, "scene", index)
     slots = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.03, 0.03, 4)
     places = [(SLOT_RADIUS * float(np.cos(a)), SLOT_RADIUS * float(np.sin(a))) for a in slots]
-    letters, board = balanced(seed, "sign colours", index, SIGN_COLOURS)
     word = balanced(seed, "word", index, WORDS)
     kind = balanced(seed, "path", index, KINDS)
     return Scene(
         things=_draw_things(seed, index, rng, places[1:]),
-        sign=Sign(word, letters, board, places[0], float(slots[0] + rng.uniform(-0.3, 0.3))),
+        sign=Sign(word, balanced(seed, "board", index, BOARDS), places[0], float(slots[0] + rng.uniform(-0.3, 0.3))),
         path=draw_path(rng, kind, half, height, duration, (*places[0], SIGN_HEIGHT)),
     )
 

@@ -100,7 +100,7 @@ def _path(angle: float, radius: float) -> CameraPath:
 
 
 def test_a_sign_is_legible_from_the_front_and_the_back_but_not_from_the_side() -> None:
-    sign = Sign("STOP", (0, 0, 0), (255, 255, 255), (0.0, 0.0), 0.4)
+    sign = Sign("HOTEL", (190, 20, 20), (0.0, 0.0), 0.4)
     outline = 1.2 * 0.76 / (2 * 2.2 * np.tan(np.radians(30))) ** 2
     for angle, expected in ((0.4, True), (0.4 + np.pi, True), (0.4 + np.pi / 2, False), (0.4 + np.radians(70), False)):
         path = _path(angle, 2.2)
