@@ -22,7 +22,7 @@ from .broken import read_samples
 from .media import DataError
 from .sample import Sample, Text
 from .schema import Recipe
-from .shards import ShardReader
+from .shards import MANIFEST, ShardReader
 from .sources import Source, open_source
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def inspect(what: Recipe | str | Path, out: str | Path) -> Path:
 def _sources(what: Recipe | str | Path) -> list[tuple[str, list[str], Source]]:
     """(name, what it is used for, source) of every dataset."""
     if not isinstance(what, Recipe):
+        inside = Path(what) / "recipe.yaml"
+        if inside.is_file() and not (Path(what) / MANIFEST).exists():
+            raise DataError(f"{what}: a run's folder, not a dataset; give {inside} to look at its recipe's data")
         reader = ShardReader(what)
         return [(reader.source, [str(reader.manifest["split"])], reader)]
     uses: dict[tuple[str, str], tuple[str, list[str]]] = {}

@@ -89,9 +89,11 @@ class _Reading:
         try:
             file = find_recipe(path)
         except FileNotFoundError:
-            near = nearest(str(path), shipped())
+            inside = Path(path) / "recipe.yaml"  # of a run's folder
+            near = str(inside) if inside.is_file() else nearest(str(path), shipped())
+            found = "a folder" if Path(path).is_dir() else "no such file"
             allowed = f"a recipe's file, or one of {one_of(shipped())}"
-            raise RecipeErrors([RecipeError(str(path), 1, "recipe", "no such file", allowed, near)]) from None
+            raise RecipeErrors([RecipeError(str(path), 1, "recipe", found, allowed, near)]) from None
         return self.finish(self.load(file, []), overrides)
 
     def text(self, text: str, file: str, overrides: Sequence[str]) -> Recipe:

@@ -53,6 +53,8 @@ def result_files(places: Sequence[Path]) -> list[Path]:
     """The files of results of runs, folders and files, each once. Raises ValueError for a place that holds none."""
     found: list[Path] = []
     for place in places:
+        if not place.exists():
+            raise ValueError(f"{place}: no such file or folder; give a run's folder, or results of `interlace eval`")
         folder = place / RESULTS if (place / RESULTS).is_dir() else place
         files = [place] if place.is_file() else sorted(folder.glob("*.json")) if folder.is_dir() else []
         files = [file for file in files if place.is_file() or '"interlace.results"' in file.read_text()[:200]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -17,9 +18,16 @@ import torch
 
 from .checkpoint import newest
 
+#: What a run's folder may hold before the run begins: what an earlier beginning left, and a scheduler or a shell.
+_OF_RUNS = re.compile(
+    r"recipe\.yaml|environment\.txt|(metrics|eval|broken)\.jsonl|replay_\d+\.pt|backbone\.json|report\.html"
+    r"|backbone|checkpoints|handoff|heads|pictures|results|tensorboard"
+    r"|\..*|.*\.(out|err|log|[oe]\d+)"
+)
+
 
 class FolderInUse(ValueError):
-    """The folder holds another run, or is no folder."""
+    """The folder holds another run or somebody's files, or is no folder."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,16 @@ class RunFolder:
         """Make the folder for a new run, or find the checkpoint to go on from.
 
         ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
-        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, or is a file.
+        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, holds what no run leaves, or is a
+        file.
         """
         if self.root.exists() and not self.root.is_dir():
             raise FolderInUse(f"{self.root} is a file, not a folder; name another --run folder")
         used = self.recipe.exists()
         if used and not resume:
             raise FolderInUse(f"{self.root} already holds a run; go on with --resume, or name another --run folder")
+        if not used and (foreign := self._foreign()):
+            raise FolderInUse(f"{self.root} holds {foreign}, which no run leaves; name a new or an empty --run folder")
         for folder in (self.root, self.checkpoints, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint = newest(self.checkpoints) if used else None
@@ -77,6 +88,11 @@ class RunFolder:
             _replace(self.recipe, recipe)
             _replace(self.root / "environment.txt", environment())
         return checkpoint
+
+    def _foreign(self) -> str:
+        """The first name in the folder that is nothing of a run's; empty where there is none, or no folder."""
+        names = sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
+        return next((name for name in names if not _OF_RUNS.fullmatch(name)), "")
 
     def evaluated(self, step: int) -> bool:
         """Whether held-out rows of ``step`` were written."""
@@ -122,10 +138,11 @@ def _step(line: str) -> float:
 
 def environment() -> str:
     """Machine, revision and every installed package, for ``environment.txt``."""
+    cuda = torch.version.cuda
     lines = [
         f"python {platform.python_version()} on {platform.platform()}",
         f"revision {_revision() or 'unknown'}",
-        f"torch threads {torch.get_num_threads()}, cuda {torch.version.cuda}",
+        f"torch threads {torch.get_num_threads()}, {f'CUDA {cuda}' if cuda else 'no CUDA'}",
     ]
     if torch.cuda.is_available():
         lines.append(f"device {torch.cuda.get_device_name()}")

@@ -133,6 +133,7 @@ def test_linear_of_the_rooms(
         (["eval", "linear", "mine", "--on", "imagenet", "--data", "mine"], "holds no folders of classes"),
         (["eval", "linear", "mine", "--on", "ade20k", "--data", "mine"], "give ADEChallengeData2016"),
         (["eval", "linear", "mine", "--on", "nyuv2", "--data", "mine"], "no such list"),
+        (["report", "nowhere", "mine"], "nowhere: no such file or folder; give a run's folder, or results of"),
         (["report", "mine", "mine"], "mine: holds no results; make some with `interlace eval`"),
     ],
 )

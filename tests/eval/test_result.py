@@ -110,7 +110,11 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no results of"):
         read(tmp_path / "other.json")
     assert collect([tmp_path]) == [found]  # a run keeps them in results/
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(ValueError, match="holds no results"):
+        collect([empty])
+    with pytest.raises(ValueError, match="no such file or folder"):
         collect([tmp_path / "nothing"])
 
 

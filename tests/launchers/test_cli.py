@@ -23,7 +23,7 @@ from interlace.pretrain.run_folder import RunFolder
 WATCHING = {"--size", "--fps", "--frames", "--window", "--sink", "--max-frames", "--dtype"}
 #: Command -> its arguments and options. Adding one here is a decision, not an accident.
 COMMANDS = {
-    "check": {"recipe", "changes"},
+    "check": {"recipe", "changes", "--gpus", "--gpu-memory", "--tflops", "--utilisation"},
     "pretrain": {"recipe", "changes", "--run", "--resume", "--replay"},
     "demo": {"--run", "--seed", "--long", "--resume", "--full"},
     "prepare": {"what", "--to", "--long"},
@@ -179,6 +179,20 @@ def test_a_used_folder_is_refused(
     assert run(monkeypatch, "pretrain", toy / "toy.yaml", "--run", tmp_path / "used") == 2
     assert re.fullmatch(r"interlace: \S+ already holds a run; go on with --resume, .*\n", capsys.readouterr().err)
     assert sorted((tmp_path / "used").rglob("*")) == before
+
+
+def test_a_runs_folder_in_place_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunFolder(Path("used")).open("name: other", resume=False)
+    assert run(monkeypatch, "check", "used") == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"interlace: used:1: recipe: found a folder; .*; did you mean used/recipe\.yaml\?\n", error)
+    assert run(monkeypatch, "inspect", "used") == 2
+    assert capsys.readouterr().err == (
+        "interlace: used: a run's folder, not a dataset; give used/recipe.yaml to look at its recipe's data\n"
+    )
 
 
 def test_the_demo_without_its_extra(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, forget_after
 
@@ -16,6 +17,24 @@ def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderInUse, match="already holds a run; go on with --resume"):
         folder.open("name: b\n", resume=False)
     assert folder.recipe.read_text() == "name: a\n"
+
+
+def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    for name in ("slurm-7.out", "zebra.jpg", "beach.jpg"):
+        (tmp_path / name).touch()
+    for resume in (False, True):
+        with pytest.raises(FolderInUse, match=r"holds beach\.jpg, which no run leaves; name a new or an empty --run"):
+            RunFolder(tmp_path).open("name: a\n", resume=resume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beach.jpg", "slurm-7.out", "zebra.jpg"]
+
+
+@pytest.mark.parametrize(
+    "name", [".nfs0001", "slurm-7.out", "job.err", "train.log", "job.o123", "handoff", "checkpoints"]
+)
+def test_what_schedulers_and_earlier_beginnings_leave_is_no_obstacle(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    RunFolder(tmp_path).open("name: a\n", resume=False)
+    assert (tmp_path / "recipe.yaml").exists()
 
 
 def test_resume_begins_where_there_is_nothing_to_resume(tmp_path: Path) -> None:
@@ -30,6 +49,7 @@ def test_environment_names_packages(tmp_path: Path) -> None:
     text = (tmp_path / "environment.txt").read_text()
     assert "torch==" in text
     assert "python 3" in text
+    assert torch.version.cuda is not None or ", no CUDA\n" in text
 
 
 def test_rows_past_the_checkpoint_are_taken_again(tmp_path: Path) -> None:
