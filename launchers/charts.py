@@ -54,7 +54,7 @@ def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
             axis.plot(*zip(*points, strict=True), label=term.rpartition("/")[2], linewidth=1.2)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside, never over a curve
     return png(figure)
 
 

@@ -13,6 +13,7 @@ from .boxes import read_boxes
 from .texts import Question
 
 SIDE, LINES, LINE, COLUMNS, GAP = 256, 7, 16, 4, 8  # pixels of a picture, text lines, pixels of one, pictures a row
+LETTERS = 42  # in a line, at most
 TRUE, PREDICTED = (0, 150, 60), (210, 40, 40)
 
 
@@ -41,7 +42,13 @@ def _tile(frame: np.ndarray, asked: Question, answer: str, bins: int) -> Image.I
             pen.rectangle([float(side) for side in np.asarray(box) * (SIDE - 1)], outline=colour, width=2)
     y = SIDE + 2
     for text, colour in ((asked.text.prompt, (0, 0, 0)), (answer or "(nothing)", PREDICTED), (asked.answer, TRUE)):
-        for line in textwrap.wrap(text, 42, max_lines=3 if colour != (0, 0, 0) else 1, placeholder=" …"):
+        for line in fitted(text, font, 3 if colour != (0, 0, 0) else 1):
             pen.text((2, y), line, fill=colour, font=font)
             y += LINE
     return tile
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> list[str]:
+    """At most ``most`` lines of a text, none wider than a picture; what is left out is told by an ellipsis."""
+    widths = (textwrap.wrap(text, count, max_lines=most, placeholder=" …") for count in range(LETTERS, 2, -1))
+    return next(lines for lines in widths if all(font.getlength(line) <= SIDE - 4 for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,9 +19,10 @@ WORST = 0.5
 
 
 def draw_depth(path: Path, clip: Clip, prediction: Prediction, title: str) -> None:
-    """Rows of frame | depth | prediction | error. The prediction is aligned by the clip's median, as it is measured.
+    """Rows of frame | depth | prediction | error, or of frame | prediction for a clip without any true depth.
 
-    Both depths share one colour scale, the clip's true 2% to 98%; the error is relative. No truth is drawn white.
+    The prediction is aligned by the clip's median, as it is measured. Both depths share one colour scale, the clip's
+    true 2% to 98%; the error is relative. Pixels without truth are drawn white.
     """
     frames, truth = clip.frames.numpy(), clip.depth.numpy()
     valid = truth > 0
@@ -30,18 +32,22 @@ def draw_depth(path: Path, clip: Clip, prediction: Prediction, title: str) -> No
         seen = seen * np.median(truth[valid]) / np.median(seen[valid])
         low, high = (float(each) for each in np.quantile(truth[valid], (0.02, 0.98)))
     shown = np.unique(np.linspace(0, len(frames) - 1, min(ROWS, len(frames))).round().astype(int))
-    figure = Figure(figsize=(8, 2 * len(shown) + 0.6), layout="constrained")
-    axes = figure.subplots(len(shown), 4, squeeze=False)
+    depth = {"cmap": "turbo", "vmin": low, "vmax": high}
+    columns: list[tuple[str, np.ndarray, dict[str, Any]]] = [("frame", frames.transpose(0, 2, 3, 1), {})]
+    if valid.any():
+        columns.append(("depth", np.where(valid, truth, np.nan), depth))
+    columns.append(("prediction", seen, depth))
+    if valid.any():
+        error = np.where(valid, np.abs(seen / np.where(valid, truth, 1) - 1), np.nan)
+        columns.append((f"error (bright = {WORST:.0%})", error, {"cmap": "magma", "vmin": 0, "vmax": WORST}))
+    figure = Figure(figsize=(2 * len(columns), 2 * len(shown) + 0.6), layout="constrained")
+    axes = figure.subplots(len(shown), len(columns), squeeze=False)
     for row, frame in zip(axes, shown, strict=True):
-        error = np.abs(seen[frame] / np.where(valid[frame], truth[frame], 1) - 1)
-        row[0].imshow(frames[frame].transpose(1, 2, 0))
-        row[1].imshow(np.where(valid[frame], truth[frame], np.nan), cmap="turbo", vmin=low, vmax=high)
-        row[2].imshow(seen[frame], cmap="turbo", vmin=low, vmax=high)
-        row[3].imshow(np.where(valid[frame], error, np.nan), cmap="magma", vmin=0, vmax=WORST)
-        row[0].set_ylabel(f"frame {frame}")
-        for axis in row:
+        for axis, (_, pictures, colours) in zip(row, columns, strict=True):
+            axis.imshow(pictures[frame], **colours)
             axis.set(xticks=[], yticks=[])
-    for axis, name in zip(axes[0], ("frame", "depth", "prediction", f"error (bright = {WORST:.0%})"), strict=True):
+        row[0].set_ylabel(f"frame {frame}")
+    for axis, (name, _, _) in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=90)

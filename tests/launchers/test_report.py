@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from toy_recipe import interlace
 
@@ -179,6 +180,17 @@ def test_pictures_by_kind(tmp_path: Path) -> None:
     ]
     assert groups["Depth"][0].start is None
     assert groups["Features over a clip"][0].start == tmp_path / "start_pca_0.png"
+
+
+def test_no_legend_covers_a_curve_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(charts, "png", drawn.append)
+    charts.losses([{"step": step, "loss/a/x": 9.0 - step, "loss/a/confidence": 1.0 + step} for step in (0, 9)], ["a"])
+    drawn[0].draw_without_rendering()
+    (axis,) = drawn[0].axes
+    legend = axis.get_legend()
+    assert legend is not None
+    assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
 def test_charts_are_pictures() -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from language import build, options, sample, text, write_tokenizer
-from PIL import Image
+from PIL import Image, ImageFont
 
 from interlace.tasks.captioning import Captioning
 from interlace.tasks.captioning.blind import Blind, _kept_apart, count_answers, fit_text_only, median_box
 from interlace.tasks.captioning.decoder import answer_loss, batch_rows, build_decoder, no_visual
 from interlace.tasks.captioning.measures import Reply, ask, measures
 from interlace.tasks.captioning.options import BlindOptions
+from interlace.tasks.captioning.pictures import SIDE, fitted
 from interlace.tasks.captioning.texts import questions_of
 from interlace.tasks.captioning.tokenizer import read_tokenizer
 
@@ -223,6 +224,16 @@ def test_pictures(model_file: Path, tmp_path: Path) -> None:
     top, side = 64, np.arange(64, 191)
     assert (picture[top, side] == (0, 150, 60)).all()  # the true box's upper edge
     assert (sheet[256:] != 255).any()
+
+
+@pytest.mark.parametrize("said", ["W" * 200, "of " + "mm" * 60 + " of it", "a short one", "word " * 99, ""])
+def test_no_line_of_an_answer_runs_past_its_picture(said: str) -> None:
+    font = ImageFont.load_default(size=12)
+    lines = fitted(said, font, 3)
+    assert len(lines) <= 3
+    assert all(font.getlength(line) <= SIDE - 4 for line in lines)
+    whole = "".join(lines).replace(" ", "")
+    assert whole == said.replace(" ", "") or (len(lines) == 3 and whole.endswith("…"))
 
 
 def test_task_is_what_recipes_name() -> None:

@@ -236,6 +236,8 @@ def test_pictures_and_points_are_drawn(tmp_path: Path) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 200
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    measured, film = (Image.open(path) for path in drawn[::2])
+    assert (measured.height, measured.width) == (film.height, 2 * film.width)  # no columns of a truth that is not there
     assert (tmp_path / "start_geometry_planes_000000.ply").stat().st_size > 15 * 4 * 24 * 32
 
 
