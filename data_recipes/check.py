@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .formats import FORMATS
 from .schema import Recipe, Sections, Source
 from .shards import ShardReader
 from .sources import READERS
@@ -13,7 +14,7 @@ from .sources import READERS
 class SourceRow:
     """``share``: of the task's samples. ``available``: samples it holds; None where only opening it would tell.
 
-    ``readable``: whether training can open its format.
+    ``readable``: whether training can open its format. ``still``: each of its samples is known to be one image.
     """
 
     name: str
@@ -21,6 +22,7 @@ class SourceRow:
     share: float
     available: int | None
     readable: bool
+    still: bool
 
 
 @dataclass(frozen=True)
@@ -47,5 +49,7 @@ def summary(recipe: Recipe, sections: Sections) -> list[TaskRow]:
 
 
 def _row(source: Source, share: float) -> SourceRow:
-    available = len(ShardReader(source.path)) if source.format == "mds" else None
-    return SourceRow(source.name, source.format, share, available, source.format in READERS)
+    reader = ShardReader(source.path) if source.format == "mds" else None
+    available = None if reader is None else len(reader)
+    still = FORMATS[source.format].still if reader is None else reader.manifest["frames"] == len(reader)
+    return SourceRow(source.name, source.format, share, available, source.format in READERS, still)

@@ -16,12 +16,13 @@ class FormatSpec:
     """``fields``: those of :data:`interlace.data_recipes.sample.FIELDS` that a source of this format can offer.
 
     ``description``: what lies in the source's folder. ``licence``: the terms its provider states; "user's own" for
-    containers. Terms change and are the user's to read before downloading.
+    containers. Terms change and are the user's to read before downloading. ``still``: every sample is one image.
     """
 
     fields: frozenset[str]
     description: str
     licence: str
+    still: bool = False
 
 
 _FRAMES = frozenset({"frames"})
@@ -38,8 +39,10 @@ FORMATS: dict[str, FormatSpec] = {
     "llava": FormatSpec(_TEXTS, "LLaVA conversations: .json, .jsonl or .parquet, pictures beside them", "user's own"),
     "webdataset": FormatSpec(_TEXTS, "tar shards of images or videos with .txt or .json beside them", "user's own"),
     # Images.
-    "datacomp": FormatSpec(_TEXTS, "img2dataset tars with uid JSON", "CC BY 4.0 index; images their owners'"),
-    "imagenet21k": FormatSpec(_LABELS, "one folder of .JPEG a WordNet id", "ImageNet terms of access"),
+    "datacomp": FormatSpec(
+        _TEXTS, "img2dataset tars with uid JSON", "CC BY 4.0 index; images their owners'", still=True
+    ),
+    "imagenet21k": FormatSpec(_LABELS, "one folder of .JPEG a WordNet id", "ImageNet terms of access", still=True),
     # Video.
     "kinetics": FormatSpec(_LABELS, "mp4 clips and csv lists (400, 600, 700)", "CC BY 4.0 lists; videos their owners'"),
     "ssv2": FormatSpec(_LABELS, "Something-Something V2: webm clips and JSON templates", "Qualcomm research licence"),
@@ -71,12 +74,14 @@ FORMATS: dict[str, FormatSpec] = {
     "ase": FormatSpec(_DEPTH, "Aria Synthetic Environments: fisheye JPG, ray-depth PNG, CSV", "Project Aria licence"),
     "waymo": FormatSpec(_DEPTH, "Waymo Open v2 parquet or v1 tfrecord; sparse LiDAR depth", "Waymo, non-commercial"),
     # Images with text.
-    "grit": FormatSpec(_TEXTS, "img2dataset tars with noun chunks and boxes", "MS-PL index; images their owners'"),
-    "refcoco": FormatSpec(
-        _TEXTS, "RefCOCO, RefCOCO+, RefCOCOg: pickled references, COCO JSON", "Apache-2.0; COCO terms"
+    "grit": FormatSpec(
+        _TEXTS, "img2dataset tars with noun chunks and boxes", "MS-PL index; images their owners'", still=True
     ),
-    "blip3_ocr": FormatSpec(_TEXTS, "parquet with JSON caption strings, DataComp images", "Apache-2.0"),
-    "sa1b_caption": FormatSpec(_TEXTS, "SA-1B tars and a caption JSONL", "SA-1B research licence"),
+    "refcoco": FormatSpec(
+        _TEXTS, "RefCOCO, RefCOCO+, RefCOCOg: pickled references, COCO JSON", "Apache-2.0; COCO terms", still=True
+    ),
+    "blip3_ocr": FormatSpec(_TEXTS, "parquet with JSON caption strings, DataComp images", "Apache-2.0", still=True),
+    "sa1b_caption": FormatSpec(_TEXTS, "SA-1B tars and a caption JSONL", "SA-1B research licence", still=True),
     # What robots were told, saw and did.
     "calvin": FormatSpec(_EPISODES, "CALVIN's training or validation folder: npz steps, annotated ranges", "MIT"),
     "bridge": FormatSpec(_EPISODES, "BridgeData V2, raw: traj folders of JPG, pickles, lang.txt", "CC BY 4.0"),
@@ -84,7 +89,7 @@ FORMATS: dict[str, FormatSpec] = {
     "bridge_rlds_val": FormatSpec(_EPISODES, "BridgeData V2, bridge_dataset/1.0.0: TFRecord, val", "CC BY 4.0"),
     # Cluster numbers beside frames, as OneVision-Encoder packs them.
     "onevision_images": FormatSpec(
-        _CLUSTERS, "MXNet RecordIO: JPEG and its 10 nearest object clusters", "its images' own"
+        _CLUSTERS, "MXNet RecordIO: JPEG and its 10 nearest object clusters", "its images' own", still=True
     ),
     "onevision_clips": FormatSpec(_CLUSTERS, "list of mp4 and NPY of 10 motion clusters a clip", "its videos' own"),
 }

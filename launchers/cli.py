@@ -38,12 +38,28 @@ Changes = Annotated[
 RunPath = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 
 
-@app.command(epilog="Example: interlace check omnistream_stage1 engine.lr=2e-4")
-def check(recipe: RecipePath, changes: Changes = None) -> None:
-    """Say everything that is wrong with a recipe, or what it will train on. Creates nothing."""
+@app.command(
+    epilog="Examples: interlace check mine.yaml engine.lr=2e-4 | "
+    "interlace check omnistream_stage1 --gpus 64 --gpu-memory 80 --tflops 990"
+)
+def check(
+    recipe: RecipePath,
+    changes: Changes = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="Predict memory on so many GPUs.")] = None,
+    memory: Annotated[float | None, typer.Option("--gpu-memory", min=0, help="GB of one GPU: does it fit?")] = None,
+    tflops: Annotated[
+        float | None, typer.Option("--tflops", min=1e-6, help="TFLOP/s of one GPU, dense: predict days.")
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", min=1e-6, max=1, help="Share of them that training reaches: a guess.")
+    ] = 0.35,
+) -> None:
+    """Say everything that is wrong with a recipe, or what it will train on and what it will take. Creates nothing."""
     from .commands import check_recipe
 
-    check_recipe(recipe, tuple(changes or ()), console)
+    if gpus is None and (memory is not None or tflops is not None):
+        raise ValueError("--gpu-memory and --tflops are of one GPU: say how many there are with --gpus")
+    check_recipe(recipe, tuple(changes or ()), (gpus, memory, tflops, utilisation), console)
 
 
 @app.command(epilog="Example: torchrun --nproc-per-node 8 -m interlace.launchers -- pretrain mine.yaml --run runs/mine")

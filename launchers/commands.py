@@ -21,19 +21,36 @@ DATA = "INTERLACE_DATA"
 MADE = ("demo", "questions", "table")
 
 
-def check_recipe(recipe: Path, changes: tuple[str, ...], console: Console) -> None:
-    """Print what a recipe will train, once nothing is wrong with it."""
+def check_recipe(
+    recipe: Path,
+    changes: tuple[str, ...],
+    machines: tuple[int | None, float | None, float | None, float],
+    console: Console,
+) -> None:
+    """Print what a recipe will train and take, once nothing is wrong with it.
+
+    ``machines``: GPUs, or None, and of each GB, TFLOP/s and their utilisation.
+    """
     read = _read(recipe, changes)
     from interlace.data_recipes.check import summary
     from interlace.pretrain.train import SECTIONS
 
+    from .prediction import Machines, predict, prediction_lines, prediction_tables
     from .tables import recipe_tables
 
-    tables = recipe_tables(read, summary(read, SECTIONS))
+    rows = summary(read, SECTIONS)
     console.print(f"{read.name}: nothing wrong; {read.engine.steps:,} steps", highlight=False)
-    for table in tables:
+    for table in recipe_tables(read, rows):
         console.print()
         console.print(table)
+    gpus, memory, tflops, utilisation = machines
+    known = None if gpus is None else Machines(gpus, memory, tflops, utilisation)
+    prediction = predict(read, rows, gpus, say=lambda line: console.print(line, highlight=False))
+    for table in prediction_tables(prediction, known):
+        console.print()
+        console.print(table)
+    for line in prediction_lines(prediction, read, known):
+        console.print(line, highlight=False, markup=False)
 
 
 def train(recipe: Path, changes: tuple[str, ...], run: Path, resume: bool, console: Console) -> None:

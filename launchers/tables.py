@@ -38,17 +38,17 @@ def _count(module: torch.nn.Module) -> int:
 
 def recipe_tables(recipe: Recipe, rows: Sequence[TaskRow]) -> list[Table]:
     """Parameters by part, cost of a step by task, and the share of every source."""
-    parts = _table("part", "parameters")
+    parts = plain_table("part", "parameters")
     for name, count in parameters(recipe).items():
         parts.add_row(name, f"{count:,}")
 
-    tasks = _table("task", "weight", "samples a step", "tokens a step")
+    tasks = plain_table("task", "weight", "samples a step", "tokens a step")
     for row in rows:
         tasks.add_row(row.task, f"{row.weight:g}", f"{row.samples:,}", f"{row.tokens:,}")
     total = sum(row.samples for row in rows), sum(row.tokens for row in rows)
     tasks.add_row("together", "", *(f"{number:,}" for number in total))
 
-    sources = _table("task", "source", "share", "it holds", "format")
+    sources = plain_table("task", "source", "share", "it holds", "format")
     for row in rows:
         for source in row.sources:
             held = "" if source.available is None else f"{source.available:,}"
@@ -59,7 +59,7 @@ def recipe_tables(recipe: Recipe, rows: Sequence[TaskRow]) -> list[Table]:
 
 def measures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line a held-out measure: see :func:`.report.gains`."""
-    table = _table("task", "measure", "start", "end", "blind", "end against blind")
+    table = plain_table("task", "measure", "start", "end", "blind", "end against blind")
     for row in rows:
         numbers = (f"{row[key]:.3f}" for key in ("start", "value", "blind"))
         table.add_row(row["task"], f"{row['measure']} {arrow(row['better'])}", *numbers, row["verdict"])
@@ -71,7 +71,8 @@ def arrow(better: str) -> str:
     return "↓" if better == "lower" else "↑"
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without lines: words to the left, numbers to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
         words = column in ("part", "task", "measure", "source", "format", "end against blind")

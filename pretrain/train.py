@@ -271,11 +271,7 @@ def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
             betas=engine.betas,
             eps=engine.eps,
             weight_decay=engine.weight_decay,
-            rates={
-                f"tasks.{name}.{part}": rate / engine.lr
-                for name, task in recipe.tasks.items()
-                for part, rate in task.rates.items()
-            },
+            rates=part_rates(recipe),
         ),
         ranks.device,
     )
@@ -288,6 +284,15 @@ def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
         weight_decay=engine.weight_decay,
     )
     return Parts(zero, centres, teachers, cosine, guard)
+
+
+def part_rates(recipe: Recipe) -> dict[str, float]:
+    """The student's parts that do not learn at ``engine.lr``, and at which multiple of it."""
+    return {
+        f"tasks.{name}.{part}": rate / recipe.engine.lr
+        for name, task in recipe.tasks.items()
+        for part, rate in task.rates.items()
+    }
 
 
 def replay(file: Path) -> dict[str, float]:

@@ -119,6 +119,10 @@ class Task(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     #: other tasks, by name, and the parts of them that this one takes over where it starts from a run of theirs
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    #: what each held-out measure is, and its unit, in words for a reader; a name may hold ``*`` for anything
+    meanings: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: those of them that stand beside the others for comparison: no training moves them
+    references: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: TaskOptions, context: TaskContext) -> None:
         super().__init__()
@@ -152,6 +156,13 @@ class Task(nn.Module):
         Any other error stops the run.
         """
         raise NotImplementedError
+
+    def largest_sample(self, still: bool) -> Sample | None:
+        """A made-up sample, one image if ``still`` and else a clip, that costs as much to train on as any of its kind.
+
+        For predictions of what a step takes; None: nothing is predicted of this task.
+        """
+        return None
 
     def collate(self, items: Sequence[Any]) -> Batch:
         """A batch of this rank's items, in order. Frames stay uint8 until they are on the device."""
@@ -188,6 +199,10 @@ class Task(nn.Module):
     def sharded(self) -> list[Sharded]:
         """Matrices split over ranks that the engine must optimise and save beside the student."""
         return []
+
+    def put_sharded(self, name: str, local: Tensor) -> None:
+        """Compute with ``local`` in place of this rank's rows of the matrix ``name`` of :meth:`sharded`."""
+        raise NotImplementedError
 
     def accept(self, sample: Sample) -> None:
         """DataError, naming the sample, for a whole one that :meth:`evaluate` or :meth:`fit_blind` could not use.

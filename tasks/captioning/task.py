@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, normalise
-from interlace.data_recipes import Sample
+from interlace.data_recipes import Sample, Text
 
+from ..blank import blank
 from ..frames import resize
 from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
 from .blind import Blind, count_answers, fit_text_only, median_box
 from .decoder import answer_loss, batch_rows, build_decoder, check_folder, no_visual, projector
-from .measures import ask, measures
+from .measures import MEANINGS, ask, measures
 from .options import CaptioningOptions
 from .pictures import draw
 from .texts import Question, Row, draw_texts, question, questions_of
@@ -38,6 +39,7 @@ class Captioning(Task):
     Options: ClassVar[type[TaskOptions]] = CaptioningOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
     draws_from: ClassVar[frozenset[str]] = needs
+    meanings: ClassVar[Mapping[str, str]] = MEANINGS
 
     def __init__(self, options: CaptioningOptions, context: TaskContext) -> None:
         super().__init__(options, context)
@@ -63,6 +65,11 @@ class Captioning(Task):
     @classmethod
     def tokens_per_sample(cls, options: CaptioningOptions, backbone: BackboneConfig) -> int:
         return options.frames * backbone.tokens_per_frame(options.size, options.size)
+
+    def largest_sample(self, still: bool) -> Sample:
+        """Its texts are as long as ``max_tokens`` allows."""
+        text = Text(kind="caption", prompt="", answer="a " * self.options.max_tokens, frame=0)
+        return blank(1 if still else self.options.frames, texts=[text] * self.options.texts)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """A random text of the sample and others about the same frame, as tokens, and the frames they need."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, normalise
 from interlace.data_recipes import DataError, Sample
 
+from ..blank import blank
 from ..collectives import gather_rows
 from ..frames import choose_frames, random_crop, resize
 from ..interface import Batch, Measure, Progress, Sharded, Task, TaskContext, TaskOptions, Term
 from .bank import CentreBank
 from .losses import PairLogit, Pairs, cosface_sum, score, sigmoid_sums, unit
-from .measures import Frequencies, count_centres, nearest_centres, recalls
+from .measures import MEANINGS, Frequencies, count_centres, nearest_centres, recalls
 from .options import Bank, ClustersOptions, SigmoidLoss
 from .pictures import draw_neighbours
 
@@ -37,6 +38,7 @@ class Clusters(Task):
     Options: ClassVar[type[TaskOptions]] = ClustersOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "clusters"})
     draws_from: ClassVar[frozenset[str]] = needs
+    meanings: ClassVar[Mapping[str, str]] = MEANINGS
 
     def __init__(self, options: ClustersOptions, context: TaskContext) -> None:
         super().__init__(options, context)
@@ -68,6 +70,12 @@ class Clusters(Task):
         """One random frame in each part of the clip, for the bank of most frames; smaller views are drawn from them."""
         count = max(bank.frames for bank in self.options.banks.values())
         return choose_frames(len(times), count, rng) if len(times) > count else None
+
+    def largest_sample(self, still: bool) -> Sample:
+        """A clip is in all banks, an image in those of single frames, with as many centres as are learned from."""
+        banks = {name: bank.rows for name, bank in self.options.banks.items() if not still or bank.frames == 1}
+        centres = {name: np.arange(min(self.options.positives, rows)) for name, rows in banks.items()}
+        return blank(1 if still else max(bank.frames for bank in self.options.banks.values()), clusters=centres)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Bank -> view, for the banks that the sample has: frames cropped, resized and mirrored at random."""
@@ -166,6 +174,9 @@ class Clusters(Task):
 
     def sharded(self) -> list[Sharded]:
         return [Sharded(name, bank.local, bank.start, bank.rows) for name, bank in self.banks.items()]
+
+    def put_sharded(self, name: str, local: Tensor) -> None:
+        self.banks[name].local = local
 
     def accept(self, sample: Sample) -> None:
         """Its centres must be of the banks: see :meth:`positives`."""

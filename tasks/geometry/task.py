@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, Features, normalise
 from interlace.data_recipes import Sample, generator
 
+from ..blank import blank_scene
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
 from .camera import CameraHead
 from .clips import Clip, check_clip, choose_clip, picture_clip, prepare_clip, stand_in
 from .dpt import DualDPT
 from .heads import predict
 from .losses import geometry_terms
-from .measures import MEASURES, Blind, Guess, fit_blind, measure
+from .measures import MEANINGS, MEASURES, Blind, Guess, fit_blind, measure
 from .options import GeometryOptions
 from .pictures import draw_depth, draw_path, write_points
 from .prediction import Prediction
@@ -46,6 +47,7 @@ class Geometry(Task):
     name: ClassVar[str] = "geometry"
     Options: ClassVar[type[GeometryOptions]] = GeometryOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "depth", "camera"})
+    meanings: ClassVar[Mapping[str, str]] = MEANINGS
 
     def __init__(self, options: GeometryOptions, context: TaskContext) -> None:
         super().__init__(options, context)
@@ -84,6 +86,10 @@ class Geometry(Task):
     def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """The frames of one random clip; a clip too short for it gives all that it may repeat."""
         return np.unique(choose_clip(len(times), self.options, rng))
+
+    def largest_sample(self, still: bool) -> Sample:
+        """A single image is a clip too, that repeats it."""
+        return blank_scene(1 if still else self.options.frames)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Item:
         """A clip of the sample, chosen, cropped and mirrored at random with its cameras, normalised."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -17,6 +17,7 @@ from interlace.backbone import Backbone, BackboneConfig, normalise
 from interlace.backbone.weights import build
 from interlace.data_recipes import Sample
 
+from ..blank import blank
 from ..collectives import gather_rows, sum_over_ranks
 from ..frames import choose_frames
 from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
@@ -94,6 +95,8 @@ class Ssl(Task):
     name: ClassVar[str] = "ssl"
     Options: ClassVar[type[SslOptions]] = SslOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames"})
+    meanings: ClassVar[Mapping[str, str]] = measures.MEANINGS
+    references: ClassVar[frozenset[str]] = measures.REFERENCES
 
     def __init__(self, options: SslOptions, context: TaskContext) -> None:
         super().__init__(options, context)
@@ -115,6 +118,9 @@ class Ssl(Task):
     def frame_indices(self, times: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         count = self.options.frames
         return choose_frames(len(times), count, rng) if len(times) > count else None
+
+    def largest_sample(self, still: bool) -> Sample:
+        return blank(1 if still else self.options.frames)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Item:
         return make_item(sample, self.options, self.context.backbone, rng)
