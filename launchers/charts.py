@@ -44,6 +44,11 @@ def panels(count: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, axes[:count]
 
 
+def legend_beside(axis: Axes) -> None:
+    """A legend to the right of the axes, where it covers no curve."""
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+
 def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
     """A panel a task: its loss terms over the steps, before their weights."""
     figure, axes = panels(len(tasks), 2, 5.6, 2.8)
@@ -54,7 +59,7 @@ def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
             axis.plot(*zip(*points, strict=True), label=term.rpartition("/")[2], linewidth=1.2)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
-        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside, never over a curve
+        legend_beside(axis)
     return png(figure)
 
 
@@ -105,7 +110,7 @@ def cosines(metrics: Rows) -> bytes:
         axis.plot(*zip(*points, strict=True), label=label, color=COLOURS[index % len(COLOURS)], marker=".", linewidth=1)
     axis.axhline(0, color=BLIND, linewidth=0.8)
     axis.set_xlabel("step", fontsize=8)
-    axis.legend(fontsize=7, frameon=False, ncols=3)
+    legend_beside(axis)
     return png(figure)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 #: Pictures of one kind that a page shows.
 MOST = 4
@@ -15,6 +17,7 @@ class Kind:
     """Pictures whose names match ``pattern`` in full; ``caption`` is filled with its groups.
 
     ``layout``: "half" puts before and after beside each other, "small" too but smaller, "wide" one below the other.
+    ``measures``: a pattern of TASK/MEASURE, the measures of what these pictures show; empty where there are none.
     """
 
     pattern: str
@@ -22,6 +25,7 @@ class Kind:
     note: str = ""
     caption: str = "{0}"
     layout: str = "half"
+    measures: str = ""
 
 
 KINDS = (
@@ -29,13 +33,15 @@ KINDS = (
         r"geometry_(.+)_depth",
         "Depth",
         "Frame, true depth (blue is near, red is far), predicted depth in the same colours, relative error. "
-        "White: no truth there.",
+        "White: no truth there; frame and prediction alone: no truth at all.",
+        measures=r"geometry/(abs_rel|delta_1\.25)",
     ),
     Kind(
         r"geometry_(.+)_camera",
         "Camera path from above",
         "Black: truth. Orange: prediction. Squares: the first frame.",
         layout="small",
+        measures=r"geometry/(rotation_degrees|translation_error)",
     ),
     Kind(
         r"captioning",
@@ -43,6 +49,7 @@ KINDS = (
         "Under each frame the question, the model's answer in red, the true one in green.",
         caption="",
         layout="wide",
+        measures=r"captioning/.+",
     ),
     Kind(
         r"pca_(\d+)",
@@ -55,12 +62,14 @@ KINDS = (
         "Nearest neighbours",
         "Left: a held-out frame. Right of it: those whose frozen CLS is nearest.",
         caption="",
+        measures=r"ssl/knn",
     ),
     Kind(
         r"clusters_(.+)",
         "Neighbours by cluster embedding",
         "Left: a held-out sample. Right of it: those nearest in what cluster discrimination compares.",
         caption="{0} bank",
+        measures=r"clusters/recall_.+",
     ),
 )
 
@@ -94,6 +103,23 @@ def picture_groups(folder: Path) -> list[Group]:
             groups.append(Group(kind, pairs))
     others = [Group(Kind(re.escape(name), name.replace("_", " ")), [_pair(folder, name, "")]) for name in names]
     return groups + others
+
+
+def doubt(kind: Kind, table: Sequence[Mapping[str, Any]]) -> str:
+    """Which measures of what these pictures show are no better than blind; empty where none is.
+
+    ``table``: lines of :func:`.report.gains`.
+    """
+    found = [
+        f"{row['measure']} {row['value']:.3f} (blind {row['blind']:.3f})"
+        for row in table
+        if re.fullmatch(kind.measures, f"{row['task']}/{row['measure']}")
+        and row["verdict"] in ("worse", "no different")
+    ]
+    told = (
+        f"No better than blind here: {', '.join(found)}; what the pictures after show of it may be one guess for all."
+    )
+    return told if found else ""
 
 
 def _pair(folder: Path, name: str, caption: str) -> Pair:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from interlace.eval.result import read as read_results
 from interlace.pretrain.run_folder import RunFolder
 from interlace.pretrain.run_folder import rows as read_rows
 from interlace.pretrain.train import SECTIONS
+from interlace.tasks import TASKS
+from interlace.tasks.interface import Task
 
 from . import charts
 from .charts import inline
-from .pictures import picture_groups
+from .pictures import doubt, picture_groups
 from .tables import arrow
 
 #: Frames of the latency measurement, and samples a source in the contact sheet.
@@ -41,6 +44,7 @@ def report(run: Path) -> Path:
             raise ValueError(f"{run} holds no run: it has no {file.name}; give the folder that --run named")
     recipe = resolve(folder.recipe.read_text(), SECTIONS, file=str(folder.recipe))
     metrics, rows = read_lines(folder.metrics), read_lines(folder.evaluations)
+    table = gains(rows)
     frames = first_frames(recipe)
     seconds, cache = stream(run / "backbone", frames) if (run / "backbone").is_dir() and frames else ([], 0)
     figures = draw(recipe, metrics, rows, frames, seconds)
@@ -57,11 +61,11 @@ def report(run: Path) -> Path:
         minutes=sum(durations(metrics)) / 60,
         peak_gib=max((row["peak_bytes"] for row in metrics), default=0.0) / 2**30,
         broken=len(read_rows(folder.broken)),
-        table=gains(rows),
+        table=table,
         arrow=arrow,
         signed=signed,
         figures={name: inline(data) for name, data in figures.items()},
-        groups=picture_groups(folder.pictures),
+        groups=[(group, doubt(group.kind, table)) for group in picture_groups(folder.pictures)],
         evaluations=evaluations(run),
         inline=lambda path: inline(path.read_bytes()),
         latency_ms=1000 * float(np.median(seconds[1:])) if seconds else None,
@@ -110,17 +114,20 @@ def durations(metrics: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a measure: its last row, its ``start``, and the ``verdict``: whether the gain's interval leaves out 0.
+    """A line a measure: its last row, its ``start``, its ``meaning``, and the ``verdict``.
 
-    Measures that applied to no sample are left out.
+    The verdict is whether the gain's interval leaves out 0; "reference" of a measure that no training moves. Measures
+    that applied to no sample are left out. The meaning is empty for what this version does not know.
     """
     table = []
     for task, name in dict.fromkeys((row["task"], row["measure"]) for row in rows):
         mine = [row for row in rows if (row["task"], row["measure"]) == (task, name) and row["value"] is not None]
         if mine:
-            last = mine[-1]
+            last, known = mine[-1], TASKS.get(task, Task)
+            meaning = next((text for key, text in known.meanings.items() if fnmatchcase(name, key)), "")
             verdict = "better" if last["low"] > 0 else "worse" if last["high"] < 0 else "no different"
-            table.append({**last, "start": mine[0]["value"], "verdict": verdict})
+            verdict = "reference" if name in known.references else verdict
+            table.append({**last, "start": mine[0]["value"], "meaning": meaning, "verdict": verdict})
     return table
 
 

@@ -20,6 +20,13 @@ from .tokenizer import Tokenizer
 #: Questions answered together.
 CHUNK = 32
 
+#: What the measures are, for a reader.
+MEANINGS = {
+    "token_ce": "surprise at the true answer: cross-entropy in nats a token, over all texts of a sample",
+    "ocr_match": "share of questions about written words, 0 to 1, answered letter by letter as in truth",
+    "box_iou": "overlap of the answered box and the true one, intersection over union, 0 to 1",
+}
+
 
 @dataclass(frozen=True)
 class Reply:

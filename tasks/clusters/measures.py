@@ -17,6 +17,12 @@ from .losses import unit
 #: Centres scored together.
 SCORED_TOGETHER = 65536
 
+#: What the measures, one a bank, are, for a reader.
+MEANINGS = {
+    "recall_*": "share of a sample's own cluster centres, 0 to 1, among as many that the model finds nearest in the "
+    "whole bank",
+}
+
 
 @dataclass(frozen=True)
 class Frequencies:

@@ -20,6 +20,17 @@ MEASURES: dict[str, Literal["lower", "higher"]] = {
     "translation_error": "lower",
 }
 
+#: What they are, for a reader.
+MEANINGS = {
+    "abs_rel": "error of depth relative to the true one, mean over a clip's pixels (0.1 is 10%); one scale a clip is "
+    "free",
+    "delta_1.25": "share of a clip's pixels, 0 to 1, whose depth is within a factor of 1.25 of the true one; one scale "
+    "a clip is free",
+    "rotation_degrees": "error of the camera's rotation since the first frame, degrees, mean over a clip's frames",
+    "translation_error": "error of the camera's position since the first frame, mean over a clip's frames; 1 is the "
+    "mean distance of what it shows",
+}
+
 
 @dataclass(frozen=True)
 class Guess:

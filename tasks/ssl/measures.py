@@ -27,6 +27,15 @@ PIXELS = 32
 #: The class of a sample without the label.
 UNLABELLED = -1
 
+#: What the measures are, for a reader.
+MEANINGS = {
+    "knn": "share of a sample's labels, 0 to 1, that its nearest training samples name right; what is near, the "
+    "frozen backbone's features say",
+    "knn_pixels": "the same, but the frames' pixels say what is near: a reference that no training moves",
+}
+#: Those that no training moves.
+REFERENCES = frozenset({"knn_pixels"})
+
 
 @dataclass(frozen=True)
 class Bank:

@@ -15,6 +15,12 @@ from ..interface import Measure
 #: Steps of an episode that are measured, at most.
 MEASURED = 4
 
+#: What the measures are, for a reader.
+MEANINGS = {
+    "arm_error": "difference of predicted and done movement, mean over steps and axes; an axis goes from -1 to 1",
+    "gripper_accuracy": "share of steps, 0 to 1, at which the gripper is opened or closed as was done",
+}
+
 
 def spread(length: int, count: int = MEASURED) -> np.ndarray:
     """At most ``count`` steps of ``length``, the first of each equal part; ``count`` of them where there are fewer."""

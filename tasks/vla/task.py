@@ -20,7 +20,7 @@ from ..vlm.language_task import LanguageTask
 from ..vlm.llm import embed, last_hidden
 from ..vlm.tiles import pooled, with_newlines
 from .head import ActionHead
-from .measures import Blind, action_measures, mean_actions, spread
+from .measures import MEANINGS, Blind, action_measures, mean_actions, spread
 from .options import BLANK, VlaOptions
 
 
@@ -39,6 +39,7 @@ class Vla(LanguageTask):
     Options: ClassVar[type[TaskOptions]] = VlaOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "episode"})
     draws_from: ClassVar[frozenset[str]] = needs
+    meanings: ClassVar[Mapping[str, str]] = MEANINGS
     parts: ClassVar[tuple[str, ...]] = (*LanguageTask.parts, "query", "head")
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"vlm": LanguageTask.parts}
 

@@ -16,6 +16,9 @@ from .prompts import TURN
 #: Texts with many right answers, which no exact match can judge.
 OPEN = (TURN, "caption", "grounding")
 
+#: What the measures, one a kind of question, are, for a reader.
+MEANINGS = {"accuracy_*": "share of questions of this kind, 0 to 1, answered exactly as in truth"}
+
 
 @dataclass(frozen=True)
 class Question:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
 from .chat import Row
 from .language_task import LanguageTask
 from .llm import answer_loss, generate
-from .measures import Blind, Question, accuracies, common_answers, questions_of
+from .measures import MEANINGS, Blind, Question, accuracies, common_answers, questions_of
 from .options import VlmOptions
 from .pictures import draw_answers
 from .prompts import conversations_of
@@ -40,6 +40,7 @@ class Vlm(LanguageTask):
     Options: ClassVar[type[TaskOptions]] = VlmOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
     draws_from: ClassVar[frozenset[str]] = needs
+    meanings: ClassVar[Mapping[str, str]] = MEANINGS
 
     options: VlmOptions
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
 from toy_recipe import interlace
 
 from interlace.eval.result import Facts, Scores, result, write
 from interlace.launchers import charts
-from interlace.launchers.pictures import MOST, picture_groups
-from interlace.launchers.report import durations, evaluations, gains, report
+from interlace.launchers.pictures import KINDS, MOST, doubt, picture_groups
+from interlace.launchers.report import durations, evaluations, gains, read_lines, report
 
 SECTIONS = [
     "Held-out measures",
@@ -156,6 +157,35 @@ def test_a_gain_counts_when_its_interval_leaves_out_zero(low: float, high: float
     assert (found["start"], found["value"], found["verdict"]) == (3.0, 0.5, verdict)
 
 
+def test_every_measure_of_a_run_is_explained(toy_run: tuple[Path, str], page: str) -> None:
+    table = gains(read_lines(toy_run[0] / "eval.jsonl"))
+    assert {found["task"] for found in table} == {"ssl", "geometry", "captioning", "clusters"}
+    for found in table:
+        assert found["meaning"]
+        assert f"<small>{escape(found['meaning'])}</small>" in page
+
+
+def test_what_no_training_moves_is_neither_better_nor_worse() -> None:
+    rows = [{**row(9, 0.5, 0.1, 0.2, measure), "task": "ssl"} for measure in ("knn", "knn_pixels")]
+    assert [found["verdict"] for found in gains(rows)] == ["better", "reference"]
+
+
+def test_pictures_say_which_measure_is_no_better_than_blind() -> None:
+    captions = next(kind for kind in KINDS if kind.pattern == "captioning")
+    measured = {"token_ce": (0.1, 0.2), "ocr_match": (-0.1, 0.1), "box_iou": (-0.2, -0.1)}
+    rows = [{**row(9, 0.5, *bounds, measure), "task": "captioning"} for measure, bounds in measured.items()]
+    told = doubt(captions, gains([*rows, {**row(9, 0.5), "task": "geometry"}]))
+    assert told.startswith("No better than blind here: ocr_match 0.500 (blind 1.000), box_iou 0.500 (blind 1.000);")
+    assert doubt(captions, gains(rows[:1])) == ""
+    assert doubt(captions, []) == ""
+
+
+def test_the_page_says_what_is_in_doubt(toy_run: tuple[Path, str], page: str) -> None:
+    told = {doubt(kind, gains(read_lines(toy_run[0] / "eval.jsonl"))) for kind in KINDS} - {""}
+    assert told
+    assert all(f'<p class="doubt">{escape(sentence)}</p>' in page for sentence in told)
+
+
 def test_a_measure_of_nothing_is_left_out() -> None:
     assert gains([row(0, None), row(9, None)]) == []
     assert [found["measure"] for found in gains([row(0, None), row(0, 1.0, measure="k")])] == ["k"]
@@ -182,15 +212,18 @@ def test_pictures_by_kind(tmp_path: Path) -> None:
     assert groups["Features over a clip"][0].start == tmp_path / "start_pca_0.png"
 
 
-def test_no_legend_covers_a_curve_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_legend_covers_a_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(charts, "png", drawn.append)
     charts.losses([{"step": step, "loss/a/x": 9.0 - step, "loss/a/confidence": 1.0 + step} for step in (0, 9)], ["a"])
-    drawn[0].draw_without_rendering()
-    (axis,) = drawn[0].axes
-    legend = axis.get_legend()
-    assert legend is not None
-    assert not legend.get_window_extent().overlaps(axis.get_window_extent())
+    charts.cosines([{"step": step, "cosine/a~b": 0.1 * step, "cosine/a~c": -0.1} for step in (0, 9)])
+    assert len(drawn) == 2
+    for figure in drawn:
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        legend = axis.get_legend()
+        assert legend is not None
+        assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
 def test_charts_are_pictures() -> None:
