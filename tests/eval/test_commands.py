@@ -99,7 +99,8 @@ def test_linear_of_the_rooms(
     assert [each.measure for each in results] == ["top-1", "miou", "rmse", "abs_rel", "delta_1.25"]
     assert {each.facts.settings["steps"] for each in results} == {2}
     pictures = sorted(file.name for file in Path("results/mine").glob("*.png"))
-    assert pictures == ["linear-rooms-depth.png", "linear-rooms-segmentation.png", "linear-rooms.png"]
+    kinds = ("classes", "depth", "segmentation")
+    assert pictures == [*(f"linear-rooms-{kind}.png" for kind in kinds), "linear-rooms.png"]
     assert run(monkeypatch, "eval", "linear", "mine", "--cached", "--steps", "2", "--no-baselines") == 0
     protocols = [each.facts.protocol for each in read(Path("results/mine/linear-rooms-cached.json"))]
     assert all("un-augmented, cached" in each for each in protocols)

@@ -146,6 +146,7 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
     overrides = [
         *tiny(inputs),
         "tasks.vla.options.context=3",
+        "tasks.vla.options.remember=0",
         f"tasks.vla.sources=[{{name: table, format: mds, path: {inputs / 'train'}}}]",
         f"tasks.vla.held_out=[{{name: table, format: mds, path: {inputs / 'held_out'}}}]",
     ]
