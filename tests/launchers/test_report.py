@@ -165,6 +165,14 @@ def test_every_measure_of_a_run_is_explained(toy_run: tuple[Path, str], page: st
         assert f"<small>{escape(found['meaning'])}</small>" in page
 
 
+@pytest.mark.parametrize(
+    ("task", "measure"), [("vlm", "accuracy_count"), ("vla", "arm_error"), ("vla", "gripper_accuracy")]
+)
+def test_measures_of_other_runs_are_explained(task: str, measure: str) -> None:
+    (found,) = gains([{**row(9, 0.5, measure=measure), "task": task}])
+    assert found["meaning"]
+
+
 def test_what_no_training_moves_is_neither_better_nor_worse() -> None:
     rows = [{**row(9, 0.5, 0.1, 0.2, measure), "task": "ssl"} for measure in ("knn", "knn_pixels")]
     assert [found["verdict"] for found in gains(rows)] == ["better", "reference"]
