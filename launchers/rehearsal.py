@@ -151,7 +151,9 @@ class Stage:
         return Rehearsal(meter.flops, meter.peak, meter.casts)
 
     def _item(self, task: Task, *, still: bool) -> Any:
-        return task.item(task.largest_sample(still), generator(0, task.name))
+        sample = task.largest_sample(still)
+        assert sample is not None
+        return task.item(sample, generator(0, task.name))
 
     def _fake(self, tensor: Tensor) -> Tensor:
         with self._mode:
