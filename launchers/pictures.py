@@ -116,10 +116,9 @@ def doubt(kind: Kind, table: Sequence[Mapping[str, Any]]) -> str:
         if re.fullmatch(kind.measures, f"{row['task']}/{row['measure']}")
         and row["verdict"] in ("worse", "no different")
     ]
-    told = (
-        f"No better than blind here: {', '.join(found)}; what the pictures after show of it may be one guess for all."
-    )
-    return told if found else ""
+    if not found:
+        return ""
+    return f"No better than blind here: {', '.join(found)}. The pictures after may show the same guess for any input."
 
 
 def _pair(folder: Path, name: str, caption: str) -> Pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .prediction import Prediction
 
 #: Frames of a clip that a picture shows, spread over it.
 ROWS = 4
+#: Letters in a line of a path's title: more would run past its edge.
+TITLE = 40
 #: The relative error that is drawn in the brightest colour.
 WORST = 0.5
 
@@ -65,7 +68,7 @@ def draw_path(path: Path, clip: Clip, prediction: Prediction, title: str) -> Non
     for centres, name, colour in paths:
         axis.plot(centres[:, 0], centres[:, 2], "o-", color=colour, label=name, markersize=3, linewidth=1)
         axis.plot(*centres[0, [0, 2]], "s", color=colour, markersize=6)
-    axis.set(xlabel="right", ylabel="forward", title=title)
+    axis.set(xlabel="right", ylabel="forward", title=textwrap.fill(title, TITLE))
     axis.title.set_fontsize(9)
     axis.set_aspect("equal", adjustable="datalim")
     axis.legend(fontsize=8)

@@ -183,7 +183,7 @@ def test_pictures_say_which_measure_is_no_better_than_blind() -> None:
     measured = {"token_ce": (0.1, 0.2), "ocr_match": (-0.1, 0.1), "box_iou": (-0.2, -0.1)}
     rows = [{**row(9, 0.5, *bounds, measure), "task": "captioning"} for measure, bounds in measured.items()]
     told = doubt(captions, gains([*rows, {**row(9, 0.5), "task": "geometry"}]))
-    assert told.startswith("No better than blind here: ocr_match 0.500 (blind 1.000), box_iou 0.500 (blind 1.000);")
+    assert told.startswith("No better than blind here: ocr_match 0.500 (blind 1.000), box_iou 0.500 (blind 1.000). ")
     assert doubt(captions, gains(rows[:1])) == ""
     assert doubt(captions, []) == ""
 
