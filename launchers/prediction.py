@@ -1,7 +1,7 @@
 """Memory and days of a recipe on somebody's machines, before anything is launched. For ``interlace check``.
 
-Bytes of state follow from the recipe and are exact. Activations and operations are those of the tasks' own code
-(:mod:`.rehearsal`); how much of a GPU's speed training reaches is the caller's assumption.
+Bytes of state follow from the recipe (:mod:`interlace.pretrain.state_bytes`). Activations and operations are those of
+the tasks' own code (:mod:`.rehearsal`); how much of a GPU's speed training reaches is the caller's assumption.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .rehearsal import MOST, Mix, Rehearsal, Stage
 from .tables import plain_table
 
 GB, SECONDS_A_DAY = 1e9, 86_400
-#: Items of a GPU's memory that are estimates; the others are exact.
+#: Items of a GPU's memory that are estimates; the others follow from shapes.
 BUFFERS, ACTIVATIONS = "communication buffers, at most", "activations"
 
 

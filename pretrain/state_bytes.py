@@ -63,11 +63,14 @@ def state_bytes(
         buffers = 2 * bucket + FP32 * min(total, GATHERED_ELEMENTS)
     if not offload:
         return StateBytes(parameters, part, 2 * part, gradients, buffers)
-    # Masters, moments, the step's gradient and a second sum of it; under stages 1 and 2 a copy of the masters besides,
-    # and on both sides room for the gradient on its way.
-    way = FP32 * max(trained) if stage < 3 else 0
-    host = (6 if stage < 3 else 5) * part + way
-    return StateBytes(parameters, 0, 0, gradients if stage == 1 else way, buffers, host)
+    if stage == 3:
+        # Masters, moments, the step's gradient and a second sum of it.
+        return StateBytes(parameters, 0, 0, 0, buffers, 5 * part)
+    # Masters, moments, the step's gradient, a copy of the masters, and on both sides room for the gradient of one
+    # parameter on its way. Micro-batches are added up on the device under stage 1, on the host under stage 2.
+    way = FP32 * max(trained)
+    summed = gradients if stage == 1 else 0
+    return StateBytes(parameters, 0, 0, summed + way, buffers, (5 if stage == 1 else 6) * part + way)
 
 
 def sharded_bytes(sizes: Iterable[int], world: int) -> int:

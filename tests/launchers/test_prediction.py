@@ -22,7 +22,7 @@ from interlace.data_recipes.check import SourceRow, TaskRow, summary
 from interlace.data_recipes.schema import Recipe
 from interlace.launchers import prediction
 from interlace.launchers.prediction import Machines, Prediction, predict, prediction_lines
-from interlace.launchers.rehearsal import Mix, Rehearsal, Stage
+from interlace.launchers.rehearsal import Meter, Mix, Rehearsal, Stage
 from interlace.pretrain.student import Student
 from interlace.pretrain.train import SECTIONS, recipe_from
 from interlace.tasks import TASKS
@@ -74,6 +74,14 @@ def test_causal_attention_costs_what_frames_see(read: Callable[..., Recipe]) -> 
     assert flops["bidirectional"] - flops["causal"] == 7 * 2 * skipped * config.hidden_size * config.depth
 
 
+def test_a_decoders_attention_skips_what_comes_later() -> None:
+    heads, length, width = 2, 8, 16
+    x = torch.randn(1, heads, length, width, requires_grad=True)
+    with Meter() as meter:
+        torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True).sum().backward()
+    assert meter.flops == 7 * 2 * width * heads * length * (length + 1) // 2
+
+
 PEAK = """
 import sys, torch
 from pathlib import Path
@@ -113,7 +121,7 @@ def test_activations_are_near_a_measured_peak(toy: Path, read: Callable[..., Rec
         f"backbone.activation_checkpointing={checkpointing}",
         "tasks.clusters.options.size=96",
     )
-    clips = 16
+    clips = 8
     code = PEAK.format(
         benchmarks=str(Path(__file__).parents[2] / "benchmarks"),
         recipe=str(toy / "toy.yaml"),
@@ -124,14 +132,14 @@ def test_activations_are_near_a_measured_peak(toy: Path, read: Callable[..., Rec
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     measured = int(done.stdout.split()[-1])
-    assert measured > 50e6
+    assert measured > 25e6
     predicted = Stage(read(*changes), 1).rehearse("clusters", Mix(0, clips)).peak
     assert 1 / 1.1 < predicted / measured < 1.1
 
 
 def test_checkpointing_saves_activations_and_costs_a_forward(read: Callable[..., Recipe]) -> None:
     kept, again = (
-        Stage(read(f"backbone.activation_checkpointing={value}"), 1).rehearse("clusters", Mix(0, 8))
+        Stage(read(f"backbone.activation_checkpointing={value}"), 1).rehearse("clusters", Mix(0, 4))
         for value in ("false", "true")
     )
     assert again.peak < 0.75 * kept.peak
