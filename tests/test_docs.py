@@ -45,6 +45,10 @@ def with_bash(mark: str) -> list[Path]:
     return [page for page in PAGES if any(fence.language == "bash" and fence.mark == mark for fence in fences(page))]
 
 
+#: Of the labels that ``demo.yaml`` asks for.
+CLASSES = {"floor": ["wood", "stone"], "colour": ["red", "blue"], "shape": ["box", "ball"]}
+
+
 def toy_sample(number: int, dataset: str, banks: dict[str, int]) -> Sample:
     rng = np.random.default_rng(number)
     count, side = 4, 64
@@ -65,7 +69,7 @@ def toy_sample(number: int, dataset: str, banks: dict[str, int]) -> Sample:
             Text(kind="grounding", prompt="where is the box?", answer="<box>", frame=0, boxes=box),
         ],
         clusters={bank: rng.permutation(rows)[:10] for bank, rows in banks.items()},
-        labels={"floor": number % 2},
+        labels=dict.fromkeys(CLASSES, number % 2),
         episode=Episode(
             instruction="press the button",
             actions=rng.random((count, 4), np.float32),
@@ -92,7 +96,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             split="train",
             licence="CC0-1.0",
             fps=4.0,
-            classes={"floor": ["wood", "stone"]},
+            classes=CLASSES,
             banks=banks,
         ) as writer:
             for number in range(6):
