@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from interlace.data_recipes.broken import Broken
 from interlace.data_recipes.feed import MicroBatch
@@ -24,13 +22,7 @@ class Counting:
         return {"photos": {"drawn": 100 * step}, "films": {"drawn": step}}
 
 
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    before = dist.is_initialized()
-    join()
-    yield
-    if not before:
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def record(root: Path, limit: float = 0.05, said: list[str] | None = None, start: int = 0) -> BrokenSamples:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from interlace.pretrain import watch as module
 from interlace.pretrain.ranks import join
@@ -20,14 +19,7 @@ from interlace.pretrain.run_folder import RunFolder, append
 from interlace.pretrain.step import Clock, Outcome
 from interlace.pretrain.watch import Watch
 
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    before = dist.is_initialized()
-    join()
-    yield
-    if not before:
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture
