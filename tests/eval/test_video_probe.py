@@ -297,7 +297,7 @@ def test_rooms_pick_the_probe_on_held_back_rooms(rooms_folder: Path, backbone: B
         (found,) = probe_rooms(subject, clips, steps=2, batch=4, trials=(Trial(1e-3, 0.01), Trial(1e-4, 0.01)))
         assert (found.measure, found.n) == ("camera_path", 3)
         assert "picked on held-back rooms" in found.facts.protocol
-    again = room_clips(rooms_folder)
-    again.test_paths[:] = (again.test_paths + 1) % len(PATHS)  # what results come from decides nothing
-    (other,) = probe_rooms(Pixels(8), again, steps=2, batch=4, trials=(Trial(1e-3, 0.01), Trial(1e-4, 0.01)))
-    assert other.facts.found == found.facts.found
+    for kind in range(len(PATHS)):
+        clips.test_paths[:] = kind  # what results come from decides nothing
+        (other,) = probe_rooms(Pixels(8), clips, steps=2, batch=4, trials=(Trial(1e-3, 0.01), Trial(1e-4, 0.01)))
+        assert other.facts.found == found.facts.found

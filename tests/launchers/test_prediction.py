@@ -82,6 +82,14 @@ def test_a_decoders_attention_skips_what_comes_later() -> None:
     assert meter.flops == 7 * 2 * width * heads * length * (length + 1) // 2
 
 
+def test_memory_that_is_let_go_counts_no_more() -> None:
+    with Meter() as meter:
+        kept = torch.ones(100)
+        for _ in range(3):
+            torch.ones(1000)
+    assert (meter.live, meter.peak) == (kept.nbytes, kept.nbytes + 4000)
+
+
 PEAK = """
 import sys, torch
 from pathlib import Path
