@@ -10,10 +10,11 @@ INDEX = f"{WEIGHTS}.index.json"
 #: In a run's folder: which frozen backbone it was trained on. Its weights are not copied.
 REFERENCE = "backbone.json"
 #: All that is ever downloaded: no code and no pickles.
-DOWNLOADED = (CONFIG, INDEX, "model*.safetensors")
+DOWNLOADED = (CONFIG, INDEX, "model*.safetensors", "heads/*.json", "heads/*.safetensors")
 #: Endings of files that unpickling reads, which can run anything.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
+_LOG_IN = "`hf auth login`"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -42,14 +43,28 @@ def _download(name: str) -> Path:
     """A copy of the hub's model, in the hub's own cache. Raises ValueError where it cannot be had."""
     repository, _, revision = name.partition("@")
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import errors, snapshot_download
     except ImportError:
         raise ValueError(
             f"{name}: no such folder, and the hub needs a package that is missing: pip install huggingface_hub"
         ) from None
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(DOWNLOADED)))
-    except (OSError, ValueError) as error:  # what all of its errors are: no network, no such model, no access
+    except errors.GatedRepoError as error:
+        page = f"huggingface.co/{repository}"
+        raise ValueError(f"{name}: its terms were not accepted; do so at {page}, then {_LOG_IN}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{name}: no such folder, and no such model on the hub; if it is private, {_LOG_IN}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(f"{name}: the hub's {repository} has no revision {revision!r}") from error
+    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"{name}: no such folder, and the hub cannot be reached; give the folder, or download it where there is a "
+            "network"
+        ) from error
+    except (OSError, ValueError) as error:  # what all of its other errors are
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{name}: no such folder, and not to be had from the Hugging Face hub: {reason}") from error
 

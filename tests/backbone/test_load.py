@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -12,12 +13,21 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import errors
 from lively import frames, lively, tiny
 from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from interlace.backbone import load, load_with_report, save
 from interlace.backbone.evidence import fields_of
+
+
+def refused(kind: type[errors.HfHubHTTPError]) -> Exception:
+    """As the hub's package says it: its first line tells a number."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, "404 Client Error. (Request ID: 1)\n\nlong story")
+    return error
+
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -170,6 +180,7 @@ def test_a_hub_id_downloads_config_and_safetensors(tmp_path: Path, hub: Callable
     calls = hub(tmp_path / "snapshot")
     assert load("owner/name@v1").config == tiny()
     allowed = ["config.json", "model.safetensors.index.json", "model*.safetensors"]
+    allowed += ["heads/*.json", "heads/*.safetensors"]
     assert calls == [{"repo_id": "owner/name", "revision": "v1", "allow_patterns": allowed}]
 
 
@@ -182,14 +193,47 @@ def test_a_folder_of_that_name_is_no_hub_id(tmp_path: Path, hub: Callable[[Any],
     assert calls == []
 
 
-def test_without_network_or_package_it_is_one_line(
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            errors.LocalEntryNotFoundError("An error\nlong story"),
+            "no such folder, and the hub cannot be reached; give ",
+        ),
+        (
+            errors.OfflineModeIsEnabled("offline"),
+            "no such folder, and the hub cannot be reached; give the folder, or d",
+        ),
+        (
+            refused(errors.RepositoryNotFoundError),
+            "no such folder, and no such model on the hub; if it is private, `hf",
+        ),
+        (
+            refused(errors.GatedRepoError),
+            "its terms were not accepted; do so at huggingface.co/owner/name, then `hf au",
+        ),
+        (refused(errors.RevisionNotFoundError), "the hub's owner/name has no revision 'v1'"),
+        (
+            OSError("no space left\nlong story"),
+            "no such folder, and not to be had from the Hugging Face hub: no space left",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_cannot_be_downloaded_is_one_line_that_says_what_to_do(
+    hub: Callable[[Any], list[dict[str, Any]]], error: Exception, line: str
+) -> None:
+    hub(error)
+    with pytest.raises(ValueError, match=f"^owner/name@v1: {re.escape(line)}[^\n]*$") as told:
+        load("owner/name@v1")
+    assert len(str(told.value)) < 160
+    assert "Client Error" not in str(told.value)
+
+
+def test_without_the_hub_s_package_it_is_one_line(
     hub: Callable[[Any], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub(OSError("cannot reach it\nlong story"))
-    with pytest.raises(
-        ValueError, match=r"^owner/name: no such folder, and not to be had from the Hugging Face hub: cannot reach it$"
-    ):
-        load("owner/name")
+    hub(OSError("not asked"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.ModuleType("huggingface_hub"))
     with pytest.raises(ValueError, match=r"^owner/name: .*: pip install huggingface_hub$"):
         load("owner/name")
