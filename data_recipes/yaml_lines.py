@@ -95,7 +95,7 @@ _READ: dict[str, Callable[[str], Scalar]] = {
     "tag:yaml.org,2002:null": lambda text: None,
     "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
     "tag:yaml.org,2002:int": int,
-    "tag:yaml.org,2002:float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
 }
 
 
@@ -123,6 +123,9 @@ def compose(text: str, file: str, errors: list[RecipeError]) -> Node | None:
         return None
     except RecursionError:
         errors.append(RecipeError(file, 1, "recipe", "text that nests too deep"))
+        return None
+    except ValueError:  # PyYAML takes \U for any number, and only then finds that no character has it
+        errors.append(RecipeError(file, 1, "recipe", r"text that is not YAML (\U with a number that no character has)"))
         return None
     return None if root is None else _Reader(text.splitlines(), file, errors).read(root, "")
 
