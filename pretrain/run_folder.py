@@ -21,9 +21,10 @@ from .checkpoint import newest
 #: What a run's folder may hold before the run begins: what an earlier beginning left, and a scheduler or a shell.
 _OF_RUNS = re.compile(
     r"recipe\.yaml|environment\.txt|(metrics|eval|broken)\.jsonl|replay_\d+\.pt|backbone\.json|report\.html"
-    r"|backbone|checkpoints|handoff|heads|pictures|results|tensorboard"
-    r"|\..*|.*\.(out|err|log|[oe]\d+)"
+    r"|handoff|\..*|.*\.(out|err|log|[oe]\d+)"
 )
+#: And these, empty: their names are common enough to be somebody's own folders, of which the run would lose files.
+_EMPTY_FOLDERS = ("backbone", "checkpoints", "heads", "pictures", "results", "tensorboard")
 
 
 class FolderInUse(ValueError):
@@ -70,7 +71,7 @@ class RunFolder:
         """Make the folder for a new run, or find the checkpoint to go on from.
 
         ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
-        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, holds what no run leaves, or is a
+        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, holds what no run begins with, or is a
         file.
         """
         if self.root.exists() and not self.root.is_dir():
@@ -79,7 +80,9 @@ class RunFolder:
         if used and not resume:
             raise FolderInUse(f"{self.root} already holds a run; go on with --resume, or name another --run folder")
         if not used and (foreign := self._foreign()):
-            raise FolderInUse(f"{self.root} holds {foreign}, which no run leaves; name a new or an empty --run folder")
+            raise FolderInUse(
+                f"{self.root} holds {foreign}, which no run begins with; name a new or an empty --run folder"
+            )
         for folder in (self.root, self.checkpoints, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint = newest(self.checkpoints) if used else None
@@ -90,9 +93,14 @@ class RunFolder:
         return checkpoint
 
     def _foreign(self) -> str:
-        """The first name in the folder that is nothing of a run's; empty where there is none, or no folder."""
-        names = sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
-        return next((name for name in names if not _OF_RUNS.fullmatch(name)), "")
+        """What lies first in the folder that is nothing of a run's; empty where there is nothing, or no folder."""
+        for path in sorted(self.root.iterdir()) if self.root.exists() else ():
+            if path.name in _EMPTY_FOLDERS and path.is_dir():
+                if inside := min(path.iterdir(), default=None):
+                    return f"{path.name}/{inside.name}"
+            elif not _OF_RUNS.fullmatch(path.name):
+                return path.name
+        return ""
 
     def evaluated(self, step: int) -> bool:
         """Whether held-out rows of ``step`` were written."""

@@ -23,9 +23,18 @@ def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(tmp_path: Path) -
     for name in ("slurm-7.out", "zebra.jpg", "beach.jpg"):
         (tmp_path / name).touch()
     for resume in (False, True):
-        with pytest.raises(FolderInUse, match=r"holds beach\.jpg, which no run leaves; name a new or an empty --run"):
+        with pytest.raises(FolderInUse, match=r"holds beach\.jpg, which no run begins with; name a new or"):
             RunFolder(tmp_path).open("name: a\n", resume=resume)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beach.jpg", "slurm-7.out", "zebra.jpg"]
+
+
+@pytest.mark.parametrize("name", ["pictures/beach.jpg", "checkpoints/step_00000010"])
+def test_somebodys_own_pictures_and_checkpoints_are_no_runs(name: str, tmp_path: Path) -> None:
+    """The run would overwrite the one and prune the other."""
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(FolderInUse, match=f"holds {name}, which no run begins with"):
+        RunFolder(tmp_path).open("name: a\n", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]]
 
 
 @pytest.mark.parametrize(
