@@ -159,8 +159,13 @@ def environment() -> str:
 
 
 def _revision() -> str:
-    """What git calls this code; nothing where there is no git, as in many containers, or no repository."""
+    """What git calls this code; nothing where there is no git, as in many containers, or no repository of this code."""
     if shutil.which("git") is None:
         return ""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    file = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(file.parent), *words], capture_output=True, text=True).stdout.strip()
+
+    # Installed into the environment of some project, this code lies in that project's repository, and is none of it.
+    return git("describe", "--always", "--dirty") if git("ls-files", file.name) else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, forget_after
+from interlace.pretrain import run_folder
+from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, environment, forget_after
 
 
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
@@ -108,3 +110,20 @@ def test_a_machine_without_git_trains(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     RunFolder(tmp_path).open("name: a\n", resume=False)
     assert "revision unknown" in (tmp_path / "environment.txt").read_text()
+
+
+def test_the_revision_is_this_codes_and_not_that_of_a_project_it_is_installed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        somebody = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *somebody, *words], check=True, capture_output=True)
+
+    code = tmp_path / "run_folder.py"
+    code.touch()
+    git("init")
+    git("commit", "--allow-empty", "-m", "the project's own")
+    monkeypatch.setattr(run_folder, "__file__", str(code))
+    assert "revision unknown" in environment()
+    git("add", code.name)
+    assert "revision unknown" not in environment()
