@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .run_folder import RunFolder, append
+from .run_folder import RunFolder, append, forget_after
 from .step import Outcome
 
 
@@ -76,11 +76,15 @@ class Interval:
 class Log:
     """Writes rows on the first rank: ``metrics.jsonl`` and TensorBoard, the same names in both."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, start: int) -> None:
+        """Training begins at step ``start``: the rows past it are dropped, as the run takes those steps again."""
         from torch.utils.tensorboard import SummaryWriter  # costs a second; other ranks need none
 
+        for path in (folder.metrics, folder.evaluations):
+            forget_after(path, start)
         self._folder = folder
-        self._board = SummaryWriter(str(folder.root / "tensorboard"))
+        # Hides what an earlier beginning wrote at these steps: curves would double back on themselves.
+        self._board = SummaryWriter(str(folder.root / "tensorboard"), purge_step=start + 1 if start else 0)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of training's numbers."""

@@ -14,7 +14,7 @@ from .broken import BrokenSamples
 from .evaluate import HeldOut, evaluate, pictures
 from .log import Interval, Log
 from .ranks import Ranks
-from .run_folder import RunFolder, forget_after
+from .run_folder import RunFolder
 from .step import Outcome, Parts
 
 
@@ -34,7 +34,7 @@ class Watch:
         """``samples``: how many a step takes of each task, over all ranks."""
         self._folder, self._parts, self._held_out = folder, parts, held_out
         self._tasks, self._samples, self._broken, self._ranks = tasks, samples, broken, ranks
-        self._log = Log(folder) if ranks.first else None
+        self._log: Log | None = None
         self._interval = Interval()
 
     def begin(self, start: int, *, every: int, last: int) -> None:
@@ -43,9 +43,8 @@ class Watch:
         Measures are due every ``every`` steps and at the ``last``.
         """
         measured = [False]
-        if self._log is not None:
-            forget_after(self._folder.metrics, start)
-            forget_after(self._folder.evaluations, start)
+        if self._ranks.first:
+            self._log = Log(self._folder, start)
             measured = [self._folder.evaluated(start)]
         dist.broadcast_object_list(measured)
         if start == 0:

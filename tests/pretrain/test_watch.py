@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from interlace.pretrain import watch as module
 from interlace.pretrain.ranks import join
@@ -64,14 +65,30 @@ def test_a_run_cut_after_its_last_checkpoint_is_measured_at_its_end(tmp_path: Pa
 
 def test_saving_and_measuring_are_no_part_of_the_throughput(tmp_path: Path) -> None:
     found = watch(tmp_path)
+    found.begin(1, every=4, last=10)
     with found.aside():
         time.sleep(0.5)
     time.sleep(0.05)
-    found.step(1, Outcome(seconds={"ssl": 0.05, "step": 0.0}), 0.0, rate=0.1, log=True)
+    found.step(2, Outcome(seconds={"ssl": 0.05, "step": 0.0}), 0.0, rate=0.1, log=True)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert 0.05 <= row["seconds_per_step"] < 0.5
     assert row["samples_per_second"] == pytest.approx(4 / row["seconds_per_step"])
+
+
+def test_curves_of_a_resumed_run_have_each_step_once(tmp_path: Path, drawn: list[str]) -> None:
+    """It was cut after its fifth step, and goes on from a checkpoint of the third."""
+    for start, rate in ((0, 1.0), (3, 2.0)):
+        found = watch(tmp_path)
+        found.begin(start, every=100, last=100)
+        for done in range(start + 1, 6):
+            found.step(done, Outcome(seconds={"ssl": 0.1}), 0.0, rate=rate, log=True)
+        found.close()
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    assert [(each.step, each.value) for each in curves.Scalars("rate")] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["rate"]) for row in rows] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
 
 
 def test_a_gpus_time_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
