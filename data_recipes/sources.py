@@ -57,6 +57,9 @@ def open_source(name: str, format: str, path: str | Path) -> Source:
             "write its samples with SampleWriter and name the folder with format mds"
         )
     try:
-        return READERS[format](Path(path), name)
+        source = READERS[format](Path(path), name)
     except DataError as error:
         raise DataError(f"source {name!r}: {error}") from error
+    if not len(source):
+        raise DataError(f"source {name!r}: {path}: no sample in it; fill it, or leave the source out")
+    return source

@@ -182,6 +182,12 @@ def test_bad_json(tmp_path: Path, text: bytes) -> None:
         source.read(0)
 
 
+def test_a_source_without_a_sample_is_told_when_it_is_opened(tmp_path: Path) -> None:
+    empty = write_tar(tmp_path / "web" / "00000.tar", {})
+    with pytest.raises(DataError, match=r"source 'web': .*00000\.tar: no sample in it"):
+        open_source("web", "webdataset", empty)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty", "packed.tar.gz"])
 def test_no_tar(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
