@@ -42,9 +42,15 @@ def fit(frames: Tensor, size: int | tuple[int, int] | None, patch_size: int) -> 
         if height < 1 or width < 1 or height % patch_size or width % patch_size:
             raise ValueError(f"fit: size {height} x {width}: both sides must be multiples of patch_size = {patch_size}")
     else:
-        factor = 1.0 if size is None else size / min(sides)
-        height, width = (max(1, round(side * factor / patch_size)) * patch_size for side in sides)
+        height, width = whole_patches(sides, size, patch_size)
     if (height, width) == sides:
         return frames
     flat = frames.reshape(-1, 3, *sides)
     return interpolate(flat, (height, width), mode="bilinear", antialias=True).view(*frames.shape[:-2], height, width)
+
+
+def whole_patches(sides: tuple[int, int], size: int | None, patch_size: int) -> tuple[int, int]:
+    """The (height, width) that :func:`fit` brings frames of these ``sides`` to."""
+    factor = 1.0 if size is None else size / min(sides)
+    height, width = (max(1, round(side * factor / patch_size)) * patch_size for side in sides)
+    return height, width

@@ -25,10 +25,12 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
 
     ``out`` gets, for T frames: ``cls`` and ``camera`` [T, D], ``patches`` [T, h, w, D] where ``layers`` names "last",
     ``layers.N`` [T, h, w, D] for every block named (raw, as :class:`~interlace.backbone.Features` has them),
-    ``seconds`` [T] since the first frame and ``times`` [T] in the model's frame units, both float64. The metadata hold
-    ``backbone`` (sha256 of its weights), ``config`` and ``stream`` as JSON, and ``source``.
+    ``seconds`` [T] since the first frame or picture and ``times`` [T] in the model's frame units, both float64. The
+    metadata hold ``backbone`` (sha256 of its weights), ``config``, ``stream`` and ``left_out`` as JSON, and ``source``.
 
-    Raises ValueError, and writes nothing, for blocks that do not exist, a camera, or footage that is broken anywhere.
+    A broken picture of a folder is left out: it is no frame, its time is that of none, and ``left_out`` and the
+    console name it. Raises ValueError, and writes nothing, for blocks that do not exist, a camera, a folder whose
+    pictures are all broken or differ in size, and a video that is broken anywhere.
     """
     backbone = load_frozen(path)
     blocks, last = parse_layers(layers, backbone.config.depth)
@@ -38,15 +40,18 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
         if watch.count is None:
             raise ValueError(f"{source}: a camera has no end; say how many frames with --frames")
         found: dict[str, Tensor] = {}
-        for index, seen in enumerate(watch.seen(blocks)):
+        count = 0
+        for seen in watch.seen(blocks):
             parts = _parts(seen.features, last)
             parts["seconds"], parts["times"] = (
                 torch.tensor(each, dtype=torch.float64) for each in (seen.seconds, seen.time)
             )
             for name, part in parts.items():
                 # All of it at once: a list of frames would need the memory twice when it is joined.
-                found.setdefault(name, part.new_empty((watch.count, *part.shape)))[index] = part
-            stages("features", index + 1, watch.count)
+                found.setdefault(name, part.new_empty((watch.count, *part.shape)))[count] = part
+            count += 1
+            stages("features", count, watch.count)
+        found = {name: tensor[:count] for name, tensor in found.items()}
         shown = {"height": watch.height, "width": watch.width, "fps": watch.fps}
     kept = (
         {"max_frames": options.max_frames} if options.max_frames else {"window": options.window, "sink": options.sink}
@@ -56,10 +61,13 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
         "config": json.dumps(backbone.config.to_json()),
         "stream": json.dumps({**shown, **kept, "dtype": options.dtype}),
         "source": source,
+        "left_out": json.dumps(watch.footage.left_out),
     }
     partial = out.with_name(f".partial-{out.name}")
     save_file(found, partial, metadata=metadata)
     partial.replace(out)
+    for line in watch.told():
+        console.print(line, highlight=False, markup=False)
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.items())
     console.print(f"{out}: {shapes}; backbone {digest[:12]}", highlight=False, markup=False)
 

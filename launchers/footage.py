@@ -1,31 +1,29 @@
-"""Frames with the time at which each was taken: of a video, a folder of pictures or a camera; and the size they get."""
+"""Frames with the time at which each was taken: of a video, a folder of pictures or a camera."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from interlace.data_recipes.media import DataError, decode_image
+from interlace.data_recipes.media import DataError, decode_image, read_bytes
 from interlace.data_recipes.video import Video
 
 PICTURES = (".jpg", ".jpeg", ".png")
 #: Pictures a second in a folder, where neither the user nor the model says.
 FOLDER_FPS = 10.0
-#: Short side of the frames that a backbone is shown, where nothing else is said.
-SHORT_SIDE = 224
 
 
 @dataclass(frozen=True)
 class Footage:
     """``frames``: (seconds, [H, W, 3] uint8 RGB) in order, to be read once, all of ``height`` x ``width``.
 
-    ``fps``: frames a second, roughly; single frames may be late or missing. ``count``: frames, None of a camera.
+    ``fps``: frames a second, roughly; single frames may be late or missing. ``count``: frames at most, None of a
+    camera. ``left_out``: name -> why of a folder's pictures that are broken, as they are come upon.
     """
 
     name: str
@@ -34,13 +32,15 @@ class Footage:
     height: int
     width: int
     frames: Iterator[tuple[float, np.ndarray]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_footage(source: str, fps: float | None) -> Footage:
     """A video file, a folder of jpg and png pictures, or a camera: its number, or /dev/videoN.
 
-    ``fps``: frames a second of a folder's pictures, which have no times of their own. Raises :class:`DataError`, one
-    line, for what is none of these, is broken or has no frames; the later frames of a broken video raise as they come.
+    ``fps``: frames a second of a folder's pictures, which have no times of their own. A broken one is left out by name
+    and its time stays empty. Raises :class:`DataError`, one line, for what is none of these, is broken or has no
+    frames; the later frames of a broken video, and pictures of another size, raise as they come.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -73,53 +73,44 @@ def frame_rate(times: np.ndarray, name: str) -> float:
     return 1 / distance
 
 
-def fitted(height: int, width: int, patch: int, short_side: int) -> tuple[int, int]:
-    """The size (height, width) that frames are brought to: the short side becomes ``short_side``, a multiple of the
-    patch, the long side the nearest multiple to what keeps the shape.
-
-    Raises ValueError when ``short_side`` is no multiple of ``patch``.
-    """
-    if short_side < patch or short_side % patch:
-        nearest = max(patch, round(short_side / patch) * patch)
-        raise ValueError(
-            f"--size {short_side}: must be a multiple of the patch, {patch} pixels; the nearest is {nearest}"
-        )
-    scale = short_side / min(height, width)
-    rows, columns = (max(short_side, round(side * scale / patch) * patch) for side in (height, width))
-    return rows, columns
-
-
-def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[H, W, 3] uint8 -> [height, width, 3] uint8."""
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def _opened(name: str, fps: float, count: int | None, frames: Iterator[tuple[float, np.ndarray]]) -> Footage:
+def _opened(
+    name: str,
+    fps: float,
+    count: int | None,
+    frames: Iterator[tuple[float, np.ndarray]],
+    left_out: Mapping[str, str] | None = None,
+) -> Footage:
+    left_out = {} if left_out is None else left_out
     first = next(frames, None)
+    if first is None and left_out:
+        raise DataError(f"{name}: not one of its {len(left_out)} pictures can be read: {next(iter(left_out.values()))}")
     if first is None:
         raise DataError(f"{name}: no frame came from it")
     height, width = first[1].shape[:2]
-    return Footage(name, fps, count, height, width, chain([first], frames))
+    return Footage(name, fps, count, height, width, chain([first], frames), left_out)
 
 
 def _folder(folder: Path, fps: float) -> Footage:
     files = sorted((file for file in folder.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
     if not files:
         raise DataError(f"{folder}: no jpg or png pictures in it")
+    left_out: dict[str, str] = {}
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
         shape: tuple[int, ...] = ()
         for index, file in enumerate(files):
-            image = decode_image(file.read_bytes(), str(file), upright=True)
+            try:
+                image = decode_image(read_bytes(file), str(file), upright=True)
+            except DataError as error:
+                left_out[file.name] = str(error)
+                continue
             shape = shape or image.shape
             if image.shape != shape:
                 found, wanted = (f"{each[1]} x {each[0]}" for each in (image.shape, shape))
                 raise DataError(f"{file}: {found} pixels, but the pictures before have {wanted}")
             yield index / fps, image
 
-    return _opened(str(folder), fps, len(files), frames())
+    return _opened(str(folder), fps, len(files), frames(), left_out)
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

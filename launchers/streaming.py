@@ -32,6 +32,7 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
     """Watch ``source`` with the backbone of ``path``, and with the geometry heads beside it, if any.
 
     Shows features, depth and the camera's place with frame rate and memory, and writes ``save``. Ctrl-C ends it well.
+    Broken pictures of a folder are left out and named at the end.
     """
     backbone = load_frozen(path)
     with Watch(backbone, source, options, load_geometry(path, backbone)) as watch:
@@ -49,7 +50,8 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
         finally:
             if recording is not None:
                 recording.close()
-        console.print(screen.summary(), highlight=False, markup=False)
+        for line in (*watch.told(), screen.summary()):
+            console.print(line, highlight=False, markup=False)
     if save is not None:
         console.print(f"saved: {save}", highlight=False, markup=False)
 

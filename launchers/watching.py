@@ -14,12 +14,15 @@ from torch import Tensor
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features
 from interlace.backbone.locate import locate
+from interlace.backbone.preprocess import fit, whole_patches
 from interlace.tasks.geometry import Prediction
 from interlace.tasks.geometry.heads import GeometryHeads
 from interlace.tasks.geometry.saved import load_heads, read_options
 
-from .footage import SHORT_SIDE, Footage, fitted, open_footage, resized
+from .footage import Footage, open_footage
 
+#: Short side of the frames that a backbone is shown, where nothing else is said.
+SHORT_SIDE = 224
 #: What keys and values may be kept in.
 DTYPES = {
     "float32": torch.float32,
@@ -93,7 +96,12 @@ class Watch:
             )
         short_side = short_side if options.size is None else options.size
         footage, patch = self.footage, backbone.config.patch_size
-        self.height, self.width = fitted(footage.height, footage.width, patch, short_side)
+        if short_side < patch or short_side % patch:
+            nearest = max(patch, round(short_side / patch) * patch)
+            raise ValueError(
+                f"--size {short_side}: must be a multiple of the patch, {patch} pixels; the nearest is {nearest}"
+            )
+        self.height, self.width = whole_patches((footage.height, footage.width), short_side, patch)
         self.fps = options.fps or backbone.config.fps or footage.fps
         # A window that is longer than the footage would only take memory.
         window = options.window if self.count is None else min(options.window, self.count)
@@ -106,19 +114,26 @@ class Watch:
         """The frames one after another, with the patches of these blocks (and of those that geometry needs)."""
         wanted = sorted({*layers, *(self.geometry.layers if self.geometry is not None else ())})
         for seconds, image in islice(self.footage.frames, self.count):
-            shown = resized(image, self.height, self.width)
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+            pixels = fit(pixels, (self.height, self.width), self.backbone.config.patch_size)
             began = time.perf_counter()
-            pixels = torch.from_numpy(shown.copy()).permute(2, 0, 1)[None, None]
             at = seconds * self.fps
-            features = self.stream(pixels, torch.tensor([[at]], dtype=torch.float64), wanted)
+            features = self.stream(pixels[None, None], torch.tensor([[at]], dtype=torch.float64), wanted)
             prediction = self._read(features)
             if features.cls.is_cuda:
                 torch.cuda.synchronize()
-            yield Seen(shown, seconds, at, features, prediction, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            yield Seen(pixels.permute(1, 2, 0).contiguous().numpy(), seconds, at, features, prediction, took)
 
     @torch.no_grad()
     def _read(self, features: Features) -> Prediction | None:
         return None if self.geometry is None else self.geometry(features)
+
+    def told(self) -> list[str]:
+        """A line for each picture that was left out, and one that counts them."""
+        left_out = self.footage.left_out
+        lines = [f"left out {why}" for why in left_out.values()]
+        return [*lines, f"{len(left_out)} of {self.footage.count} pictures left out"] if lines else []
 
     def __enter__(self) -> Watch:
         return self

@@ -23,13 +23,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interlace.backbone import Backbone, BackboneConfig, load, normalise, save
+from interlace.backbone.preprocess import whole_patches
 from interlace.eval.frozen import digest
 from interlace.launchers import cli, recordings
 from interlace.launchers.colours import Colours
-from interlace.launchers.footage import fitted, frame_rate, open_footage
+from interlace.launchers.footage import frame_rate, open_footage
 from interlace.launchers.recordings import open_recording, surest_points
 from interlace.launchers.streaming import Screen, painted, side_by_side
 from interlace.launchers.watching import Options, Seen, Watch, as_map, load_frozen, load_geometry
+from interlace.tasks.frames import resize
 from interlace.tasks.geometry import Geometry, GeometryOptions
 from interlace.tasks.interface import TaskContext
 
@@ -69,10 +71,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-    for name in ("pictures", "nothing", "sizes"):
+    for name in ("pictures", "holes", "broken", "nothing", "sizes"):
         (root / name).mkdir()
     for number in (1, 2, 10):
         Image.fromarray(scene(number)).save(root / "pictures" / f"frame{number}.png")
+    for number in range(6):
+        Image.fromarray(scene(number)).save(root / "holes" / f"{number}.png")
+    cut = (root / "holes" / "3.png").read_bytes()
+    (root / "holes" / "3.png").write_bytes(cut[: len(cut) // 2])
+    for name in ("holes/0.png", "broken/a.png", "broken/b.jpg"):
+        (root / name).write_text("no picture")
     Image.fromarray(scene(0)).save(root / "sizes" / "a.png")
     Image.fromarray(scene(0)[:32]).save(root / "sizes" / "b.png")
     (root / "empty.mp4").write_bytes(b"")
@@ -115,14 +123,40 @@ def test_features_are_the_streams_own_at_true_times(
     assert BackboneConfig(**json.loads(metadata["config"])) == CONFIG
     assert json.loads(metadata["stream"])["window"] == 3
     _, images = film(folder / "clip.mp4")
-    small = [np.asarray(Image.fromarray(each).resize((48, 32), Image.Resampling.LANCZOS)) for each in images]
-    clip = normalise(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)[None])
+    clip = normalise(torch.from_numpy(resize(images, (32, 48)))[None])  # as every task resizes what it trains on
     with backbone.stream(1, 32, 48, window=3, sink=1) as stream:
         expected = stream(clip, found["times"][None], [1])
     torch.testing.assert_close(found["patches"], expected.patches[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(found["layers.1"], expected.layers[1][0], atol=1e-5, rtol=0)
     torch.testing.assert_close(found["cls"], expected.cls[0], atol=1e-5, rtol=0)
     assert "backbone " + metadata["backbone"][:12] in capsys.readouterr().out
+
+
+def test_a_broken_picture_costs_itself_and_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others keep their own times: to the stream it is as if a camera had dropped the broken ones."""
+    out = str(tmp_path / "holes.safetensors")
+    assert run(folder, monkeypatch, "features", "holes", "--backbone", "twenty", "--out", out, "--size", "32") == 0
+    said = capsys.readouterr().out
+    assert "left out holes/0.png: not an image" in said
+    assert "left out holes/3.png: broken image" in said
+    assert "2 of 6 pictures left out" in said
+    with safe_open(out, "pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        metadata = file.metadata()
+    assert list(json.loads(metadata["left_out"])) == ["0.png", "3.png"]
+    assert found["times"].tolist() == pytest.approx([1, 2, 4, 5])
+    assert found["seconds"].tolist() == pytest.approx([0.05, 0.1, 0.2, 0.25])
+    clip = normalise(torch.from_numpy(resize(np.stack([scene(number) for number in (1, 2, 4, 5)]), (32, 48)))[None])
+    with load_frozen(str(folder / "twenty")).stream(1, 32, 48, window=6, sink=1) as stream:
+        expected = stream(clip, torch.tensor([[1.0, 2, 4, 5]], dtype=torch.float64))
+    torch.testing.assert_close(found["patches"], expected.patches[0], atol=1e-5, rtol=0)
+    assert run(folder, monkeypatch, "stream", "bare", "holes", "--size", "32") == 0
+    said = capsys.readouterr().out
+    assert "left out holes/3.png: broken image" in said
+    assert "2 of 6 pictures left out" in said
+    assert "4 frames in" in said
 
 
 @pytest.mark.parametrize(
@@ -152,7 +186,7 @@ def test_a_film_shows_frame_features_and_depth_at_true_times(
     times, images = film(saved)
     assert times == pytest.approx(SECONDS)
     assert images.shape[1:] == (32, 3 * 48, 3)  # the heads' own size, and three panels
-    frame = np.asarray(Image.fromarray(film(folder / "clip.mp4")[1][4]).resize((48, 32), Image.Resampling.LANCZOS))
+    frame = resize(film(folder / "clip.mp4")[1][4:5], (32, 48))[0].transpose(1, 2, 0)
     assert np.abs(images[4, :, :48].astype(float) - frame).mean() < 12
     assert images[4, :, 48:96].std() > 20  # features
     assert len(np.unique(images[4, :, 96:].reshape(-1, 3), axis=0)) > 5  # depth
@@ -347,7 +381,7 @@ def test_a_camera_without_frames_is_one_line(folder: Path, monkeypatch: pytest.M
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 32), st.integers(1, 20))
 def test_sizes(height: int, width: int, patch: int, patches: int) -> None:
     """The short side is as asked, both sides are whole patches, and the shape is kept to half a patch."""
-    rows, columns = fitted(height, width, patch, patch * patches)
+    rows, columns = whole_patches((height, width), patch * patches, patch)
     assert min(rows, columns) == patch * patches
     assert rows % patch == columns % patch == 0
     exact = patch * patches * max(height, width) / min(height, width)
@@ -369,6 +403,8 @@ def test_a_frame_rate_is_the_median_and_never_zero() -> None:
         (["stream", "run", "text.mp4"], "text.mp4: broken video ("),
         (["stream", "run", "cut.mp4"], "cut.mp4: broken video ("),
         (["stream", "run", "nothing"], "nothing: no jpg or png pictures in it"),
+        (["stream", "run", "broken"], "broken: not one of its 2 pictures can be read: broken/a.png: not an image"),
+        (["features", "broken", "--backbone", "run", "--out", "o"], "broken: not one of its 2 pictures can be read: "),
         (["stream", "run", "sizes"], "sizes/b.png: 60 x 32 pixels, but the pictures before have 60 x 40"),
         (["stream", "run", "/dev/video77"], "/dev/video77: this camera cannot be opened ("),
         (["stream", "run", "77"], "/dev/video77: this camera cannot be opened ("),
