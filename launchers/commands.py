@@ -125,11 +125,13 @@ def inspect_data(what: Path, out: Path, console: Console) -> None:
 
 def write_report(run: Path, console: Console) -> None:
     """Write ``report.html`` of a run, and print its held-out measures."""
-    from .report import gains, read_lines, report
+    from interlace.pretrain.run_folder import RunFolder, rows
+
+    from .report import gains, report
     from .tables import measures_table
 
     page = report(run)
-    console.print(measures_table(gains(read_lines(run / "eval.jsonl"))))
+    console.print(measures_table(gains(rows(RunFolder(run).evaluations))))
     console.print(f"report: {page}", highlight=False)
 
 

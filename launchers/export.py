@@ -14,7 +14,7 @@ import yaml
 from interlace.backbone import Backbone, LoadReport, load_with_report
 from interlace.backbone.export import Heads, new_folder, write_model
 from interlace.backbone.locate import CONFIG, REFERENCE, WEIGHTS, locate
-from interlace.pretrain.run_folder import RunFolder
+from interlace.pretrain.run_folder import RunFolder, rows
 from interlace.tasks.geometry.saved import load_heads, read_options
 
 from .model_card import DINOV3, Card, model_card
@@ -62,7 +62,7 @@ def export_run(run: Path, to: Path, licence: str | None) -> Exported:
     licence = settled(licence, origin, run)
     backbone, loaded = load_with_report(run / "backbone")
     heads = geometry_heads(run, backbone)
-    evaluated = gains(read_rows(RunFolder(run).evaluations))
+    evaluated = gains(rows(RunFolder(run).evaluations))
     with new_folder(to) as folder:
         write_model(backbone, folder, licence=licence, size=trained_size(recipe), heads=heads)
         card = Card(
@@ -91,19 +91,6 @@ def read_recipe(run: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not isinstance(recipe.get("tasks"), dict) or "backbone" not in recipe:
         raise ValueError(f"{file}: not a run's recipe; it names no backbone and tasks")
     return recipe
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of ``eval.jsonl``; none where nothing was held out."""
-    rows = []
-    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise ValueError(
-                f"{file}:{number}: not a row of measures; remove the line if a crash cut it short"
-            ) from None
-    return rows
 
 
 def origin_of(run: Path, seen: frozenset[Path] = frozenset()) -> Origin:

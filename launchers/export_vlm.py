@@ -10,12 +10,12 @@ import yaml
 
 from interlace.backbone.digest import digest
 from interlace.backbone.export import new_folder
-from interlace.pretrain.run_folder import RunFolder
+from interlace.pretrain.run_folder import RunFolder, rows
 from interlace.tasks.vlm import Vlm
 from interlace.tasks.vlm.export import write_vlm
 from interlace.tasks.vlm.saved import load_vlm
 
-from .export import Exported, asked_for, copy_licence, origin_of, read_rows, settled
+from .export import Exported, asked_for, copy_licence, origin_of, settled
 from .report import gains
 from .vlm_card import VlmCard, file_hashes, vlm_card
 
@@ -48,7 +48,7 @@ def export_vlm(run: Path, recipe: dict[str, Any], to: Path, licence: str | None)
             licence=licence,
             llm_licence=llm_licence,
             origin=origin.told,
-            held_out=gains(read_rows(RunFolder(run).evaluations)),
+            held_out=gains(rows(RunFolder(run).evaluations)),
             hashes=file_hashes(folder),
         )
         (folder / "README.md").write_text(vlm_card(card), encoding="utf-8")

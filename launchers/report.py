@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -43,7 +42,7 @@ def report(run: Path) -> Path:
         if not file.is_file():
             raise ValueError(f"{run} holds no run: it has no {file.name}; give the folder that --run named")
     recipe = resolve(folder.recipe.read_text(), SECTIONS, file=str(folder.recipe))
-    metrics, rows = read_lines(folder.metrics), read_lines(folder.evaluations)
+    metrics, rows = read_rows(folder.metrics), read_rows(folder.evaluations)
     table = gains(rows)
     frames = first_frames(recipe)
     seconds, cache = stream(run / "backbone", frames) if (run / "backbone").is_dir() and frames else ([], 0)
@@ -102,11 +101,6 @@ def draw(
     return figures
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that holds one a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def durations(metrics: Sequence[dict[str, Any]]) -> list[float]:
     """Seconds of each logged interval."""
     ends = [row["step"] for row in metrics]
@@ -146,16 +140,18 @@ def evaluations(run: Path) -> list[tuple[str, str]]:
 def first_frames(recipe: Recipe) -> dict[str, list[np.ndarray]]:
     """The middle frame of samples spread over every source that is on this machine, each once."""
     found: dict[str, list[np.ndarray]] = {}
+    seen: set[str] = set()
     for task in recipe.tasks.values():
         for source in (*task.sources, *task.held_out, *task.pictured):
-            label = Path(source.path).name
-            if label not in found and Path(source.path).exists():
+            if source.path not in seen and Path(source.path).exists():
+                seen.add(source.path)
                 opened = open_source(source.name, source.format, source.path)
                 spread = [place * len(opened) // min(SHOWN, len(opened)) for place in range(min(SHOWN, len(opened)))]
                 samples = read_samples(opened, source.name, spread, ("frames",)).samples
                 shown = [sample.frames[len(sample.frames) // 2] for sample in samples if len(sample.frames)]
+                label = Path(source.path).name
                 if shown:
-                    found[label] = shown
+                    found[source.path if label in found else label] = shown
     return found
 
 

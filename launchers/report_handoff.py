@@ -16,13 +16,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from interlace.data_recipes.statistics import signed
 from interlace.eval.compare import Gain, gain
 from interlace.eval.result import Result, read
+from interlace.pretrain.run_folder import RunFolder
+from interlace.pretrain.run_folder import rows as read_rows
 
 from . import charts
 from .charts import inline, png
 from .full import HOME, Stage, took
 from .full_jobs import Desk, last_line
 from .pictures import picture_groups
-from .report import gains, read_lines
+from .report import gains
 from .result_pictures import chart
 from .tables import arrow
 
@@ -94,7 +96,7 @@ def write_page(run: Path, planned: Sequence[Stage], desk: Desk) -> Path:
 
 def pretraining(run: Path) -> Section:
     """Held-out measures of the run, each beside the best blind guess."""
-    rows = read_lines(run / "eval.jsonl")
+    rows = read_rows(RunFolder(run).evaluations)
     table = Table(
         ("task", "measure", "start", "value", "blind", "gain, 95%", "verdict"),
         [

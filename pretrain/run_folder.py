@@ -116,8 +116,17 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that holds one a line; none of a file that is not there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The JSON objects of a file that holds one a line; none of a file that is not there. ValueError for a cut line."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise ValueError(
+                f"{path}:{number}: not a whole row, as a run leaves it that is killed while it writes; go on with "
+                "--resume, or remove the line"
+            ) from None
+    return found
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -231,7 +231,8 @@ def test_a_broken_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rows = (run / "eval.jsonl").read_text()
     (run / "eval.jsonl").write_text(rows + '{"step": 10')
     assert told("run", "out", *mit) == (
-        "interlace: run/eval.jsonl:3: not a row of measures; remove the line if a crash cut it short\n"
+        "interlace: run/eval.jsonl:3: not a whole row, as a run leaves it that is killed while it writes; go on with "
+        "--resume, or remove the line\n"
     )
     (run / "eval.jsonl").write_text(rows)
     add_heads(run)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from toy_recipe import interlace
 
+from interlace.data_recipes import Sample, SampleWriter
 from interlace.eval.result import Facts, Scores, result, write
 from interlace.launchers import charts
 from interlace.launchers.pictures import KINDS, MOST, doubt, picture_groups
-from interlace.launchers.report import durations, evaluations, gains, read_lines, report
+from interlace.launchers.report import durations, evaluations, first_frames, gains, report
+from interlace.pretrain.run_folder import rows
 
 SECTIONS = [
     "Held-out measures",
@@ -124,6 +127,17 @@ def test_a_run_whose_data_are_gone_says_so(toy_run: tuple[Path, str], tmp_path: 
     assert headings(page) == [name for name in SECTIONS if name not in (SECTIONS[4], SECTIONS[5])]
 
 
+def test_datasets_whose_folders_have_one_name_are_all_shown(tmp_path: Path) -> None:
+    paths = [tmp_path / place / "train" for place in ("indoors", "outdoors")]
+    for path in paths:
+        with SampleWriter(path, name="mine", fields=("frames",), split="train", licence="none") as writer:
+            writer.write(Sample(key="a", source="", frames=np.zeros((1, 8, 8, 3), np.uint8), times=np.zeros(1)))
+    sources = [SimpleNamespace(name="mine", format="mds", path=str(path)) for path in paths]
+    task = SimpleNamespace(sources=sources, held_out=sources[:1], pictured=[])
+    recipe: Any = SimpleNamespace(tasks={"ssl": task})
+    assert list(first_frames(recipe)) == ["train", str(paths[1])]
+
+
 def test_broken_samples_are_told(page: str, toy_run: tuple[Path, str], tmp_path: Path) -> None:
     lossy = tmp_path / "lossy"
     shutil.copytree(toy_run[0], lossy, ignore=shutil.ignore_patterns("checkpoints", "pictures", "backbone"))
@@ -158,7 +172,7 @@ def test_a_gain_counts_when_its_interval_leaves_out_zero(low: float, high: float
 
 
 def test_every_measure_of_a_run_is_explained(toy_run: tuple[Path, str], page: str) -> None:
-    table = gains(read_lines(toy_run[0] / "eval.jsonl"))
+    table = gains(rows(toy_run[0] / "eval.jsonl"))
     assert {found["task"] for found in table} == {"ssl", "geometry", "captioning", "clusters"}
     for found in table:
         assert found["meaning"]
@@ -189,7 +203,7 @@ def test_pictures_say_which_measure_is_no_better_than_blind() -> None:
 
 
 def test_the_page_says_what_is_in_doubt(toy_run: tuple[Path, str], page: str) -> None:
-    told = {doubt(kind, gains(read_lines(toy_run[0] / "eval.jsonl"))) for kind in KINDS} - {""}
+    told = {doubt(kind, gains(rows(toy_run[0] / "eval.jsonl"))) for kind in KINDS} - {""}
     assert told
     assert all(f'<p class="doubt">{escape(sentence)}</p>' in page for sentence in told)
 

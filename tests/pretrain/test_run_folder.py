@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interlace.pretrain import run_folder
-from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, environment, forget_after
+from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, environment, forget_after, rows
 
 
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
@@ -70,6 +70,17 @@ def test_rows_past_the_checkpoint_are_taken_again(tmp_path: Path) -> None:
         file.write('{"step": 4')  # the line a crash cut
     forget_after(path, 20)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def test_a_cut_row_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "eval.jsonl"
+    append(path, [{"step": 0}])
+    assert rows(path) == [{"step": 0}]
+    with path.open("a") as file:
+        file.write('{"step": 4')
+    with pytest.raises(ValueError, match=r"eval\.jsonl:2: not a whole row"):
+        rows(path)
+    assert rows(tmp_path / "none.jsonl") == []
 
 
 def test_a_run_that_begins_again_has_no_rows(tmp_path: Path) -> None:
