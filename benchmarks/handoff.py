@@ -12,8 +12,9 @@ Everything is compared in pairs within a seed, and the mean over seeds has one i
   policy told other instructions, and the replay that sees nothing; the expert stands beside.
 
 Each cell is a training or a measurement by the command that one would type, in a process of its own with its share of
-the cores, and is recorded when it is done: the same call goes on where another one was stopped. Writes handoff.json
-and handoff.md into --out.
+the cores, and is recorded when it is done: the same call goes on where another one was stopped. What would fail late is
+tried first: the input is prepared, and every recipe is read with the backbone that it is for. Writes handoff.json and
+handoff.md, of all parts that are done, into --out.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from pathlib import Path
 
 from handoff_tables import Cell, write_tables
 
-from interlace.launchers.full import ENDED, training
+from interlace.launchers.full import ENDED, hold, preparation, training
 from interlace.launchers.full_jobs import Command, Desk, Job, run_jobs
 
 PARTS = ("probes", "vlm", "vla")
+#: What ``interlace prepare`` makes for each.
+INPUT = {"probes": "demo", "vlm": "questions", "vla": "table"}
 #: Minutes of one thread that a cell takes at its full size, for the estimate. From single steps while both cores were
 #: busy: vlm 0.62 s and vla 0.34 s a step, 12 and 7.5 ms a frame that is new to the backbone, 15 ms an answer, 16 ms an
 #: action of a policy that sees.
@@ -101,8 +104,14 @@ def trained_cells(chosen: Chosen, part: str) -> list[Cell]:
     return cells
 
 
+def cells_of(chosen: Chosen, part: str) -> list[Cell]:
+    """All cells of a part, those that take longest first: the others then fill the other core."""
+    cells = probe_cells(chosen) if part == "probes" else trained_cells(chosen, part)
+    return sorted(cells, key=lambda cell: -cell.job.minutes)
+
+
 def write_initial(chosen: Chosen) -> None:
-    """The random weights that the run began with. ValueError for a run that began with others."""
+    """The random weights that the run began with, whole or not at all. ValueError for a run that began with others."""
     import yaml
 
     from interlace.backbone import load, save
@@ -113,7 +122,25 @@ def write_initial(chosen: Chosen) -> None:
     if began:
         raise ValueError(f"{chosen.run} began from {began}: this compares a run with the random weights it began with")
     if not chosen.initial.exists():
-        save(initialised(load(chosen.run).config, recipe["seed"]).backbone, chosen.initial)
+        partial = chosen.initial.with_name(f".{chosen.initial.name}.partial")
+        save(initialised(load(chosen.run).config, recipe["seed"]).backbone, partial)
+        partial.rename(chosen.initial)
+
+
+def try_recipes(cells: Sequence[Cell]) -> None:
+    """Read every recipe that cells train, and load the backbone that it names into the shape that it states.
+
+    ValueError for what could not be trained, which would otherwise be told when its turn comes.
+    """
+    from dataclasses import asdict
+
+    from interlace.backbone import load
+    from interlace.pretrain.train import recipe_from
+
+    for words in (command.words for cell in cells for command in cell.job.commands if command.words[0] == "pretrain"):
+        _, name, *changes = words[: words.index("--run")]
+        backbone = recipe_from(name, tuple(changes)).backbone
+        load(str(backbone.init), **asdict(backbone.config))
 
 
 def estimate(cells: Sequence[Cell], desk: Desk, at_once: int) -> str:
@@ -127,6 +154,13 @@ def estimate(cells: Sequence[Cell], desk: Desk, at_once: int) -> str:
     total = sum(cell.job.minutes for cell in left)
     longest = max((cell.job.minutes for cell in left), default=0.0)
     return "\n".join((*lines, f"together about {max(longest, total / at_once) / 60:.1f} h, {at_once} at once"))
+
+
+def ready(wanted: Sequence[str], desk: Desk) -> None:
+    """Make the input that is not there, and touch no other. ValueError where that fails: nothing is trained yet."""
+    jobs = [job for job in preparation(wanted).jobs if not job.commands[0].makes.exists()]
+    if failures := run_jobs(jobs, desk, at_once=1):
+        raise ValueError("\n".join(map(str, failures)))
 
 
 def machine() -> str:
@@ -171,21 +205,25 @@ def main() -> None:
         tuple(options.vlm),
         tuple(options.vla),
     )
-    cells = [
-        cell
-        for part in PARTS
-        if part in options.only
-        for cell in (probe_cells(chosen) if part == "probes" else trained_cells(chosen, part))
-    ]
-    where = machine()
+    parts = {part: cells_of(chosen, part) for part in PARTS}
+    asked = [part for part in PARTS if part in options.only]
+    cells = [cell for part in asked for cell in parts[part]]
+    where = f"{machine()}, {options.at_once} at once"
     print(where, flush=True)
     desk = Desk(out, lambda line: print(line, flush=True))
     print(estimate(cells, desk, options.at_once), flush=True)
     if options.estimate:
         return
-    write_initial(chosen)
+    try:
+        hold(out, run)
+        write_initial(chosen)
+        ready([INPUT[part] for part in asked], desk)
+        try_recipes([cell for cell in cells if desk.left(cell.job)])
+    except ValueError as error:
+        raise SystemExit(f"{error}") from None
     failures = run_jobs([cell.job for cell in cells], desk, at_once=options.at_once)
-    ended = [cell for cell in cells if not desk.left(cell.job)]
+    # A call for one part leaves the tables of the others as they are.
+    ended = [cell for mine in parts.values() for cell in mine if not desk.left(cell.job)]
     print(f"tables: {write_tables(run.name, where, out, ended, desk)}")
     if failures:
         raise SystemExit("\n".join((*map(str, failures), "mend that and give the same call again")))

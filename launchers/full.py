@@ -101,7 +101,7 @@ def run_full(run: Path, seed: int, plan: Plan, console: Console) -> None:
     for stage in planned:
         _do(stage, desk, failures, say)
         if stage.name == "pretrain" and (run / ENDED).is_dir():
-            _hold(run)
+            hold(run / HOME, run)
     if (run / ENDED).is_dir():
         from .report_handoff import write_page
 
@@ -114,7 +114,7 @@ def run_full(run: Path, seed: int, plan: Plan, console: Console) -> None:
 def stages(run: Path, seed: int, plan: Plan) -> list[Stage]:
     """Every stage in its order. ``run`` is absolute, so that what refers to it is found from anywhere."""
     return [
-        _preparation(plan),
+        preparation(plan.prepare),
         Stage("pretrain", "four tasks at once on one backbone", (_pretraining(run, seed, plan),)),
         Stage("export", "a folder for Hugging Face transformers", (_export(run, plan),)),
         Stage("probes", "small heads on the frozen backbone, beside an untrained one", _probes(run, seed, plan), 2),
@@ -133,7 +133,8 @@ def _job(name: str, *commands: Command, needs: tuple[str, ...] = ("pretrain",)) 
     return Job(name, commands, MINUTES[name], needs)
 
 
-def _preparation(plan: Plan) -> Stage:
+def preparation(wanted: Sequence[str]) -> Stage:
+    """What ``interlace prepare`` makes by these names, such as demo. What is there already is left as it is."""
     from interlace.data_recipes.worlds.demo import demo_folder
 
     home = demo_folder().parent
@@ -142,7 +143,7 @@ def _preparation(plan: Plan) -> Stage:
         "questions": home / "questions" / "questions_held_out",
         "table": home / "table" / "table_held_out",
     }
-    commands = {what: Command(("prepare", what), makes[what]) for what in plan.prepare}
+    commands = {what: Command(("prepare", what), makes[what]) for what in wanted}
     jobs = tuple(_job(f"prepare_{what}", command, needs=()) for what, command in commands.items())
     return Stage("prepare", "the input of all stages, once for all runs", jobs)
 
@@ -230,15 +231,15 @@ def _same_seed(run: Path, seed: int) -> None:
             raise ValueError(f"{run} holds a run of seed {theirs}: give --seed {theirs}, or another --run")
 
 
-def _hold(run: Path) -> None:
-    """All stages are of one backbone: whoever trains the run again removes what was made with the old one."""
-    weights, file = run / "backbone" / "model.safetensors", run / HOME / OF_BACKBONE
+def hold(home: Path, run: Path) -> None:
+    """All in ``home`` is of one backbone: whoever trains ``run`` again removes what was made with the old one."""
+    weights, file = run / "backbone" / "model.safetensors", home / OF_BACKBONE
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     if not file.exists():
-        file.parent.mkdir(exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"sha256": sha256}) + "\n")
     elif json.loads(file.read_text())["sha256"] != sha256:
-        raise ValueError(f"{run / HOME} was made with another backbone than {weights} is now: remove {run / HOME}")
+        raise ValueError(f"{home} was made with another backbone than {weights} is now: remove {home}")
 
 
 def _announce(planned: Sequence[Stage], desk: Desk, say: Callable[[str], None]) -> None:

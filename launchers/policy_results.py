@@ -86,7 +86,7 @@ def run_policy(
     from interlace.data_recipes.worlds.table_episodes import TableSettings
     from interlace.eval.compare import RESULTS
     from interlace.eval.policy import Films, Who
-    from interlace.eval.policy_table import TableChains, TableEpisodes, compare, rivals
+    from interlace.eval.policy_table import Rival, TableChains, TableEpisodes, compare, rivals
     from interlace.eval.subjects import FrozenBackbone
     from interlace.tasks.vla import Policy, load_vla
 
@@ -104,8 +104,9 @@ def run_policy(
     render.set_backend(drawn_with)
     table, who = Table(), Who(subject.name, subject.digest, run_seed(str(run)))
     with subject.held(), policy, TableCamera(table, size) as camera:
-        sides = rivals(table, policy, policy.every, who, TableSettings(seed=table_seed))
-        sides = sides[:1] if alone else sides
+        sides = [Rival(who, policy, policy.every)]  # the replay is learned from hundreds of episodes
+        if not alone:
+            sides = rivals(table, policy, policy.every, who, TableSettings(seed=table_seed))
 
         def episode_world(every: int) -> World:
             return TableEpisodes(table, camera.draw, table_seed, every=every)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,23 @@ import pytest
 import typer
 
 from interlace.backbone import Backbone, BackboneConfig, load, save
+from interlace.data_recipes import SampleWriter
 from interlace.data_recipes.statistics import interval
 from interlace.eval.result import Facts, Result, Scores, result, write
 from interlace.eval.subjects import initialised
 from interlace.launchers import cli
-from interlace.launchers.full_jobs import Command, Desk, Job
+from interlace.launchers.full_jobs import Command, Desk, Failure, Job
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "tasks"))
 sys.path.append(str(ROOT / "benchmarks"))  # behind all others: `streaming` there is no package that Interlace needs
 
 import handoff  # noqa: E402
 import handoff_tables  # noqa: E402
-from handoff import Chosen, estimate, probe_cells, trained_cells, write_initial  # noqa: E402
+from handoff import Chosen, cells_of, estimate, probe_cells, trained_cells, try_recipes, write_initial  # noqa: E402
 from handoff_tables import Cell, write_tables  # noqa: E402
+from language import write_tokenizer  # noqa: E402
+from tiny_vla import sample  # noqa: E402
 
 SMALL = BackboneConfig(hidden_size=32, depth=2, heads=2, mlp_size=32, patch_size=8)
 
@@ -80,6 +85,7 @@ def test_the_initial_weights_are_those_of_the_runs_seed(chosen: Chosen) -> None:
         .state_dict()["embedding.cls_token"]
         .equal(Backbone(SMALL).state_dict()["embedding.cls_token"])
     )
+    assert [file.name for file in chosen.out.iterdir()] == ["initial"], "whole or not at all"
     (chosen.run / "recipe.yaml").write_text("seed: 7\nbackbone: {init: elsewhere}\nstart_from: null\n")
     with pytest.raises(ValueError, match="began from elsewhere: this compares"):
         write_initial(chosen)
@@ -96,6 +102,109 @@ def test_the_estimate_counts_what_is_left(chosen: Chosen) -> None:
         command.makes.touch()
         desk.note(first, command, 60.0)
     assert estimate(cells, desk, 2).splitlines()[1].split() == ["vlm", "2/3", f"{first.minutes:.0f}"]
+
+
+def test_the_longest_come_first_and_the_others_fill_the_other_core(chosen: Chosen) -> None:
+    for part in handoff.PARTS:
+        minutes = [cell.job.minutes for cell in cells_of(chosen, part)]
+        assert minutes == sorted(minutes, reverse=True)
+        assert len(set(minutes)) > 1
+    assert [cell.seed for cell in cells_of(chosen, "vla")[:3]] == [0, 1, 2]
+
+
+# ---- what would fail late fails first
+
+
+@pytest.fixture
+def begun(chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs that the script begins; nothing is run, and preparing the table fails."""
+    names: list[str] = []
+
+    def pretend(jobs: list[Job], desk: Desk, *, at_once: int) -> list[Failure]:
+        names.extend(job.name for job in jobs)
+        return [Failure(job.name, job.commands[0], 2, "no", desk.log(job)) for job in jobs if "table" in job.name]
+
+    monkeypatch.setattr(handoff, "run_jobs", pretend)
+    monkeypatch.setattr(handoff, "machine", lambda: "today, here")
+    monkeypatch.setenv("INTERLACE_DATA", str(chosen.out / "input"))
+    return names
+
+
+def call(chosen: Chosen, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """The script, for two seeds."""
+    words = ["handoff.py", str(chosen.run), "--out", str(chosen.out), "--seeds", "0", "1", *more]
+    monkeypatch.setattr(sys, "argv", words)
+    handoff.main()
+
+
+def test_input_that_cannot_be_made_is_told_before_anything_is_trained(
+    chosen: Chosen, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="prepare_table: `interlace prepare table` ended with status 2: no"):
+        call(chosen, monkeypatch, "--only", "vlm", "vla")
+    assert begun == ["prepare_questions", "prepare_table"]
+    for there in ("questions/questions_held_out", "table/table_held_out"):
+        (chosen.out / "input" / there).mkdir(parents=True)
+    monkeypatch.setattr(handoff, "try_recipes", lambda cells: None)
+    begun.clear()
+    call(chosen, monkeypatch, "--only", "vlm")
+    assert len(begun) == 6, "what is there is not prepared again"
+    assert all(name.startswith("vlm") for name in begun)
+
+
+def test_a_recipe_that_cannot_be_trained_is_told_before_anything_is_trained(
+    chosen: Chosen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_tokenizer(tmp_path).rename(tmp_path / "tokenizer.model")
+    for name in ("table_train", "table_held_out"):
+        with SampleWriter(
+            tmp_path / "table" / name, name=name, fields=("frames", "episode"), split=name, licence="CC0-1.0", fps=10.0
+        ) as to:
+            to.write(sample(1))
+    (tmp_path / "tokenizer.model").rename(tmp_path / "table" / "tokenizer.model")
+    monkeypatch.setenv("INTERLACE_DATA", str(tmp_path))
+    small = ("hidden_size=32", "depth=2", "heads=2", "mlp_size=32")
+    fits = replace(chosen, vla=tuple(f"backbone.{each}" for each in small))
+    write_initial(fits)
+    try_recipes(cells_of(fits, "vla"))
+    with pytest.raises(ValueError, match=r"engine\.steqs"):
+        try_recipes(cells_of(replace(fits, vla=(*fits.vla, "engine.steqs=3")), "vla"))
+    with pytest.raises(ValueError, match="hidden_size"):
+        try_recipes(cells_of(replace(chosen, vla=()), "vla"))
+
+
+def test_cells_of_another_backbone_are_refused(
+    chosen: Chosen, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "ready", lambda wanted, desk: None)
+    monkeypatch.setattr(handoff, "try_recipes", lambda cells: None)
+    call(chosen, monkeypatch, "--only", "probes")
+    begun.clear()
+    save(initialised(SMALL, 8).backbone, chosen.run / "backbone")
+    with pytest.raises(SystemExit, match="was made with another backbone"):
+        call(chosen, monkeypatch, "--only", "probes")
+    assert not begun
+
+
+def test_a_call_for_one_part_keeps_the_tables_of_the_others(
+    chosen: Chosen, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "ready", lambda wanted, desk: None)
+    monkeypatch.setattr(handoff, "try_recipes", lambda cells: None)
+    values, desk = np.random.default_rng(0).random(20), Desk(chosen.out)
+    changed = replace(chosen, seeds=(0, 1), vlm=(), vla=(), episodes=96, chains=0, rooms=120)
+    for each in trained_cells(changed, "vlm"):
+        write([scored(each.job.name, values, seed=each.seed)], each.results)
+        for command in each.job.commands:
+            command.makes.parent.mkdir(parents=True, exist_ok=True)
+            command.makes.touch()
+            desk.note(each.job, command, 60.0)
+    call(chosen, monkeypatch, "--only", "probes")
+    content = json.loads((chosen.out / "handoff.json").read_text())
+    assert list(content["tables"]) == ["vlm"]
+    assert list(content["tables"]["vlm"][0]["values"]) == ["backbone", "initial weights", "no images"]
+    assert content["where"] == "today, here, 2 at once"
+    assert all(name.startswith(("probes", "propagation")) for name in begun)
 
 
 def scored(subject: str, values: np.ndarray, measure: str = "count", seed: int = 0) -> Result:

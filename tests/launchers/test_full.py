@@ -183,7 +183,7 @@ def run_with(tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch, cons
         return [Failure(job.name, job.commands[0], 2, "no", desk.log(job)) for job in jobs if job.name == failing]
 
     monkeypatch.setattr(full, "run_jobs", pretend)
-    monkeypatch.setattr(full, "_hold", lambda run: None)
+    monkeypatch.setattr(full, "hold", lambda home, run: None)
     with pytest.raises(ValueError, match=f"(?s){failing}: `interlace .*` ended with status 2: no .*mend that and give"):
         run_full(tmp_path / "run", 0, Plan(), console)
     return begun
@@ -206,12 +206,13 @@ def test_stages_of_another_backbone_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "backbone" / "model.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"one")
-    full._hold(tmp_path)
-    full._hold(tmp_path)
-    assert json.loads((tmp_path / "handoff" / "backbone.json").read_text())["sha256"]
+    home = tmp_path / "somewhere" / "handoff"
+    full.hold(home, tmp_path)
+    full.hold(home, tmp_path)
+    assert json.loads((home / "backbone.json").read_text())["sha256"]
     weights.write_bytes(b"two")
     with pytest.raises(ValueError, match=r"was made with another backbone than .* is now: remove"):
-        full._hold(tmp_path)
+        full.hold(home, tmp_path)
 
 
 def test_long_and_full_do_not_go_together(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
