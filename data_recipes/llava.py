@@ -34,20 +34,21 @@ class Rows(Protocol):
 
 
 class LlavaReader:
-    """Conversations by index: a ``.json`` list, a ``.jsonl``, a ``.parquet``, or a folder of Parquet files.
+    """Conversations by index: a ``.json`` list, a ``.jsonl``, a ``.parquet``, or a folder of Parquet files, which may
+    lie in folders of their own, as the hub's downloads have them.
 
     A row has ``conversations`` (``from``/``value`` or ``role``/``content``, human and model in turn; what a model says
     before the first question, and a last question without an answer, are left out) and an ``image`` (a path beside the
     file or in ``images/``, or Parquet's bytes), a ``video`` (a path) or neither. Every answered question is a
     :class:`Text` of kind "turn" about the last frame; a row without a picture has no frames. The key is "file/number",
-    with the row's ``id`` behind it. Raises :class:`DataError` that names file and row.
+    folders before the file, with the row's ``id`` behind it. Raises :class:`DataError` that names file and row.
     """
 
     fields = frozenset({"frames", "texts"})
 
     def __init__(self, path: str | Path, source: str) -> None:
         self.path, self.source = Path(path), source
-        files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
+        files = sorted(self.path.rglob("*.parquet")) if self.path.is_dir() else [self.path]
         if not files or not files[0].is_file():
             raise DataError(f"{path}: no conversations here; expected a .json, .jsonl or .parquet file, or Parquets")
         kinds: dict[str, Callable[[Path], Rows]] = {".json": JsonRows, ".jsonl": JsonRows, ".parquet": ParquetRows}
@@ -71,7 +72,10 @@ class LlavaReader:
         file, place, row = self._row(index)
         where = f"source {self.source!r} ({file}): row {place}"
         sample = Sample(
-            key=_key(file, place, row), source=self.source, frames=np.zeros((0, 0, 0, 3), np.uint8), times=np.zeros(0)
+            key=self._key(file, place, row),
+            source=self.source,
+            frames=np.zeros((0, 0, 0, 3), np.uint8),
+            times=np.zeros(0),
         )
         _read_picture(sample, row, file.parent, "frames" in wanted, choose, where)
         if "texts" in wanted:
@@ -82,7 +86,7 @@ class LlavaReader:
 
     def key(self, index: int) -> str:
         """The key of sample ``index``, for which its row is read."""
-        return _key(*self._row(index))
+        return self._key(*self._row(index))
 
     def _row(self, index: int) -> tuple[Path, int, Row]:
         """The file of a sample, its place there, and its row."""
@@ -93,9 +97,9 @@ class LlavaReader:
             raise DataError(f"source {self.source!r} ({file}): row {place}: not an object with conversations")
         return file, place, row
 
-
-def _key(file: Path, place: int, row: Row) -> str:
-    return f"{file.stem}/{place:08d}" + (f"-{row['id']}" if row.get("id") is not None else "")
+    def _key(self, file: Path, place: int, row: Row) -> str:
+        name = file.relative_to(self.path).with_suffix("").as_posix() if self.path.is_dir() else file.stem
+        return f"{name}/{place:08d}" + (f"-{row['id']}" if row.get("id") is not None else "")
 
 
 class JsonRows:

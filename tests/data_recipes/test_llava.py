@@ -103,6 +103,24 @@ def test_parquet_with_bytes_inside(folder: Path) -> None:
     assert source.read(4).key == "1/00000001-n1"
 
 
+def test_folders_of_parquets_are_read_as_the_hub_has_them(tmp_path: Path) -> None:
+    """data/train-*.parquet, and a folder for each subset with files of the same names."""
+    pytest.importorskip("pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    for number, name in enumerate(("ai2d(cauldron)", "data", "data/more")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        table = pyarrow.Table.from_pylist([row(number, image=None)])
+        parquet.write_table(table, tmp_path / "set" / name / "train-00000-of-00001.parquet")
+    source = open_source("c", "llava", tmp_path / "set")
+    assert [source.read(index).texts[0].answer for index in range(3)] == ["a bêd 0", "a bêd 2", "a bêd 1"]
+    keys = [source.read(index).key for index in range(3)]
+    assert keys == [source.key(index) for index in range(3)]
+    assert keys[0] == "ai2d(cauldron)/train-00000-of-00001/00000000-n0"
+    assert len(set(keys)) == 3
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
