@@ -66,10 +66,11 @@ class Live:
     """A model that looks at a camera's frames as they come, through the stream, as training looked at videos.
 
     It looks at the first frame at or after every 1 / ``fps`` seconds. The last ``max_frames`` that it looked at stay.
+    While that is one, it is an image, as a recorded video is of which one frame is looked at.
     """
 
     def __init__(self, task: Vlm, eyes: Backbone) -> None:
-        self._task = task
+        self._task, self._eyes = task, eyes
         self._size, self._fps = task.options.size, task.options.fps
         self._watching = Watching(eyes, self._size, task.options.max_frames)
         self._tick = -1
@@ -78,7 +79,7 @@ class Live:
         """A frame [H, W, 3] uint8, ``seconds`` after the first; most are passed over."""
         tick = math.floor(seconds * self._fps + 1e-6)
         if tick > self._tick:
-            self._tick = tick
+            self._tick, self._last = tick, image
             frame = torch.from_numpy(resize(image[None], (self._size, self._size))[0])
             self._watching.see(frame.to(self._task.newline.device))
 
@@ -86,7 +87,12 @@ class Live:
         """What it says about the frames that stay, of which there must be one."""
         patches = self._watching.patches()
         with torch.no_grad():
-            visual, _ = self._task.project([patches[:0] if self._task.options.blind else patches], [None])
+            if len(patches) == 1:
+                views, size = self._task.sight.views(self._last[None])
+                pixels = torch.from_numpy(views).to(patches.device)
+                visual, _ = self._task.see(self._eyes, [pixels], [size])
+            else:
+                visual, _ = self._task.project([patches[:0] if self._task.options.blind else patches], [None])
         return self._task.answer(visual, [[(question, None)]])[0]
 
     def close(self) -> None:

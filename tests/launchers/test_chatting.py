@@ -81,26 +81,29 @@ def asked_at(footage: Footage, questions: Any, frames: set[int], end: bool) -> I
 def test_live_says_what_a_video_says_and_then_speaks_of_the_last_frames(
     root: Path, monkeypatch: pytest.MonkeyPatch, blind: bool
 ) -> None:
-    """One frame a second of a camera of 5: after 3 s the tokens of the clip's first 4; then the last 4 stay."""
-    task, eyes = build(root / "text.model", max_frames=4, blind=blind)
+    """One frame a second of a camera of 5: at once an image; after 3 s the clip's first 4; then the last 4 stay."""
+    task, eyes = build(root / "text.model", max_frames=4, blind=blind, grids=[(1, 2)])
     live, footage, questions = chatting.Live(task, eyes), open_footage("0", None), SimpleQueue[str | None]()
     heard, out = listen(monkeypatch, live), io.StringIO()
-    frames = asked_at(footage, questions, {16, 34}, end=True)
+    frames = asked_at(footage, questions, {2, 16, 34}, end=True)
     shown = Footage(footage.name, footage.fps, None, footage.height, footage.width, frames)
     chatting.converse(live, shown, questions, Console(file=out))
     film = Video(root / "clip.mp4", "clip")
     clip = Sample(key="clip", source="test", frames=film.read(range(17)), times=film.times[:17])
     recorded = task.look(eyes, clip, 16)
-    assert len(heard) == 2
-    assert torch.equal(heard[0], recorded), "to the bit what a video of the same frames gives"
-    assert len(heard[0]) == (0 if blind else 4 * 2 * 3)
+    assert len(heard) == 3
+    short = Sample(key="short", source="test", frames=film.read(range(3)), times=film.times[:3])
+    assert torch.equal(heard[0], task.look(eyes, short, 2)), "a video of less than a second is its first image"
+    assert len(heard[0]) == (0 if blind else task.sight.plan(film.read([0]).shape[1:3]).count)
+    assert torch.equal(heard[1], recorded), "to the bit what a video of the same frames gives"
+    assert len(heard[1]) == (0 if blind else 4 * 2 * 3)
     said = out.getvalue().splitlines()
-    assert said[0] == (task.answer([recorded], [[(QUESTION, None)]])[0] or "(it says nothing)")
+    assert said[1] == (task.answer([recorded], [[(QUESTION, None)]])[0] or "(it says nothing)")
     if not blind:  # 7 seconds: the frames of seconds 3 to 6, through a stream whose window forgets the first three
         with eyes.stream(1, 32, 32, window=4) as stream:
             looked = torch.from_numpy(resize(film.read(range(0, 35, FPS)), (32, 32)))
             patches = [stream(frame[None, None]).patches[0, 0] for frame in looked]
-        assert torch.equal(heard[1], task.project([torch.stack(patches[3:])], [None])[0][0])
+        assert torch.equal(heard[2], task.project([torch.stack(patches[3:])], [None])[0][0])
 
 
 def test_a_slow_camera_is_looked_at_once_for_the_seconds_it_was_away(root: Path) -> None:
