@@ -154,6 +154,14 @@ GIVEN = {
     "cosine_every workers",
     "omnistream_stage2": "steps size global_size",
     "interlace_stage1": "size object motion positives negatives",
+    "vlm_stage1": "preset init frozen lr weight micro_batches llm size fps max_frames pool keep log_every "
+    "evaluate_every workers",
+    "vlm_stage1_5": "lr trains grids batch micro_batches",
+    "vlm_stage2": "",
+    "vlm_stage3": "batch micro_batches",
+    "vla_calvin": "preset init frozen optimizer lr clip weight rates micro_batches llm size high keep log_every "
+    "evaluate_every workers",
+    "vla_bridge": "micro_batches high",
 }
 
 
@@ -189,6 +197,7 @@ def test_the_vlms_stages_are_table_12s(name: str, tmp_path: Path) -> None:
     assert (options.max_tiles if options.grids else 0) == tiles
     assert task.batch * task.micro_batches == batch
     assert (engine.lr, engine.optimizer, engine.weight_decay) == (rate, "adamw", 0)
+    assert (engine.final_lr, engine.precision, engine.zero.stage, options.max_tokens) == (0, "bf16", 3, 32768)
     assert engine.steps == pytest.approx(1000 * thousands / batch, abs=1)
     assert engine.warmup == pytest.approx(0.03 * engine.steps, abs=1)
     grids = {
@@ -219,7 +228,16 @@ def test_the_policies_are_table_13s(name: str, batch: int, chunk: int, tmp_path:
         "bf16",
         2,
     )
-    assert (engine.final_lr, task.rates) == (2e-5, {"projector": 1e-4})
+    assert (engine.final_lr, engine.weight_decay, task.rates) == (2e-5, 0, {"projector": 1e-4})
+    assert (options["gripper_weight"], options["huber_delta"], options["head_size"]) == (0.01, 1, 1024)
+    samples = {"vla_calvin": 18_000 * 64, "vla_bridge": 2_135_463}[name]
+    assert engine.steps == pytest.approx(5 * samples / batch, abs=5), "table 13: five epochs"
+    assert engine.warmup == pytest.approx(engine.steps / 5 / 4, abs=1), "VLM4VLA: a quarter of an epoch"
+    assert {"vla_calvin": (-0.65, 0.65), "vla_bridge": (-0.0287, 0.0283)}[name] == (
+        options["low"][0],
+        options["high"][0],
+    )
+    assert len(options["high"]) == 6, "the gripper is not scaled"
     assert recipe.start_from == str(tmp_path / "vlm_stage3")
     assert task.batch == 8 * 8
     assert task.batch * task.micro_batches == batch
