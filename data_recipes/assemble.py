@@ -94,7 +94,7 @@ class Assembler:
             path, entry = getattr(found, field), node.child(field)
             if not isinstance(path, str) or (entry and entry.bad):
                 continue
-            absolute[field] = os.path.abspath(os.path.expanduser(path))
+            absolute[field] = mark.absolute(path)
             if self.look and not mark.there(absolute[field]):
                 path_key, allowed = f"{key}.{field}" if key else field, str(mark)
                 self.errors.append(error_at(entry or node, path_key, found=absolute[field], allowed=allowed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -22,21 +23,46 @@ from .yaml_lines import dump
 class OnDisk:
     """Marks a text field as a path. It is made absolute, and must exist when the recipe is read.
 
-    Relative paths start from the current directory, ``~`` is the home.
+    Relative paths start from the current directory, ``~`` is the home. ``hub``: where there is no such path,
+    ``owner/name`` or ``owner/name@revision`` is the model of that name in the Hugging Face hub's cache. Nothing is
+    downloaded: every process of a run must find the same.
     """
 
     folder: bool = False
+    hub: bool = False
 
     def __str__(self) -> str:
-        return "an existing folder" if self.folder else "an existing file or folder"
+        kind = "an existing folder" if self.folder else "an existing file or folder"
+        return f"{kind}, or owner/name that `hf download owner/name` has fetched" if self.hub else kind
+
+    def absolute(self, path: str) -> str:
+        found = os.path.abspath(os.path.expanduser(path))
+        return (_in_cache(path) if self.hub and not os.path.exists(found) else None) or found
 
     def there(self, path: str) -> bool:
         return os.path.isdir(path) if self.folder else os.path.exists(path)
 
 
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def _in_cache(name: str) -> str | None:
+    """The folder of a model of the hub that was downloaded; None for another name, or one that was not."""
+    if not (found := _HUB_ID.fullmatch(name)):
+        return None
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return str(snapshot_download(found[1], revision=found[2], local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
+
+
 #: For any model of a recipe, a task's options among them: a path that must exist.
 ExistingPath = Annotated[str, OnDisk()]
 ExistingFolder = Annotated[str, OnDisk(folder=True)]
+#: A folder of ``transformers``, or a model of the hub by its name.
+ExistingModel = Annotated[str, OnDisk(folder=True, hub=True)]
 
 #: No dots, as overrides address sources by name: ``tasks.ssl.sources.rooms.weight=2``.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -63,8 +63,14 @@ def export_vlm(run: Path, recipe: dict[str, Any], to: Path, licence: str | None)
 def described(task: Vlm, folder: Path | None) -> str:
     """The language model in a few words."""
     config, count = task.llm.config, sum(p.numel() for p in task.llm.parameters())
-    source = "begun from random weights" if folder is None else f"begun from {folder.name}"
+    source = "begun from random weights" if folder is None else f"begun from {named(folder)}"
     return f"{config.model_type}, {config.num_hidden_layers} layers, {count:,} parameters, {source}"
+
+
+def named(folder: Path) -> str:
+    """What a language model's folder is called; in the hub's cache the model's name and revision."""
+    owner, _, name = folder.parents[1].name.removeprefix("models--").partition("--")
+    return f"{owner}/{name} ({folder.name})" if folder.parent.name == "snapshots" and name else folder.name
 
 
 def licence_files(llm: Path) -> list[Path]:

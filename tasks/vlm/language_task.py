@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone
 from interlace.backbone.frozen import REFERENCE, load_reference
 from interlace.data_recipes import Sample
-from interlace.data_recipes.schema import ExistingFolder, ExistingPath
+from interlace.data_recipes.schema import ExistingModel, ExistingPath
 
 from ..captioning.decoder import projector
 from ..captioning.options import DecoderShape
@@ -36,9 +36,10 @@ def _kind_of_llm(value: Any) -> str:
 class LanguageOptions(TaskOptions):
     """What a recipe says of any such model."""
 
-    #: folder of a ``transformers`` causal language model, or the shape of a new small one
+    #: a ``transformers`` causal language model: its folder, or its name on the hub where that was downloaded; or the
+    #: shape of a new small one
     llm: Annotated[
-        Annotated[ExistingFolder, Tag("folder")] | Annotated[DecoderShape, Tag("shape")], Discriminator(_kind_of_llm)
+        Annotated[ExistingModel, Tag("folder")] | Annotated[DecoderShape, Tag("shape")], Discriminator(_kind_of_llm)
     ]
     #: folder of a ``transformers`` tokenizer with a chat template, or a SentencePiece ``.model``; None: the llm's
     tokenizer: ExistingPath | None = None

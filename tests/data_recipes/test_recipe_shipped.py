@@ -22,6 +22,7 @@ from interlace.data_recipes.recipe import (
     shipped,
 )
 from interlace.data_recipes.schema import path_fields
+from interlace.launchers.export_vlm import named
 from interlace.tasks import TASKS
 
 SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, task in TASKS.items()})
@@ -243,3 +244,32 @@ def test_the_policies_are_table_13s(name: str, batch: int, chunk: int, tmp_path:
     assert task.batch * task.micro_batches == batch
     assert (options["size"], options["chunk"], options["context"], len(options["low"])) == (224, chunk, 1, 6)
     assert recipe.backbone.frozen
+
+
+def test_a_language_model_may_be_named_as_the_hub_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it was downloaded; nothing is fetched, and a folder of that name comes first."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    home, file = tmp_path / "hub" / "models--Qwen--Tiny", find_recipe("vlm_stage1")
+    (home / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+
+    def llm(name: str) -> Any:
+        change, known = [f"tasks.vlm.options.llm={name}"], environment(tmp_path)
+        recipe = resolve(file.read_text(), SECTIONS, change, known, str(file))
+        return recipe.tasks["vlm"].options.llm  # type: ignore[attr-defined]
+
+    snapshot = str(home / "snapshots" / ("a" * 40))
+    assert llm("Qwen/Tiny") == llm(f"Qwen/Tiny@{'a' * 40}") == snapshot
+    assert llm("Qwen/Other") == str(tmp_path / "Qwen" / "Other")
+    with pytest.raises(
+        RecipeErrors, match=r"options\.llm: found .*Qwen/Other.*owner/name that `hf download owner/name`"
+    ):
+        read_recipe(file, ["tasks.vlm.options.llm=Qwen/Other"], SECTIONS, environment(tmp_path))
+    (tmp_path / "Qwen" / "Tiny").mkdir(parents=True)
+    assert llm("Qwen/Tiny") == str(tmp_path / "Qwen" / "Tiny")
+    assert named(Path(snapshot)) == f"Qwen/Tiny ({'a' * 40})"
+    assert named(Path("/models/llm")) == "llm"
