@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,5 +76,22 @@ def decode_image(data: bytes, name: str, *, upright: bool = False) -> np.ndarray
         raise
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that Pillow knows") from None
+    except _BAD_BYTES as error:
+        raise DataError(f"{name}: broken image ({error})") from error
+
+
+def decode_values(data: bytes, name: str, modes: Sequence[str], wanted: str) -> np.ndarray:
+    """The bytes of an image file whose numbers mean something, a mask or a map of depths -> [H, W] as they are stored.
+
+    ``modes``: those of Pillow that are allowed; ``wanted`` tells of them. Raises :class:`DataError` that begins with
+    ``name`` for another mode and for damaged bytes.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in modes:
+                raise DataError(f"{name}: an image of mode {image.mode}; {wanted}")
+            return np.array(image)
+    except DataError:
+        raise
     except _BAD_BYTES as error:
         raise DataError(f"{name}: broken image ({error})") from error

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from interlace.data_recipes import DataError
-from interlace.data_recipes.media import decode_image
+from interlace.data_recipes.media import decode_image, decode_values, read_bytes
 
 #: An annotation's id for pixels that are neither; the semi-supervised benchmark counts them as background.
 VOID = 255
@@ -44,7 +44,7 @@ def read_sequence(root: Path, name: str) -> MaskedClip:
         raise DataError(f"{folder}: {len(pictures)} frames; the first and last do not count, so it must have 3")
     frames, masks = [], []
     for picture in pictures:
-        frames.append(decode_image(picture.read_bytes(), str(picture)))
+        frames.append(decode_image(read_bytes(picture), str(picture)))
         masks.append(_read_mask(root / "Annotations" / RESOLUTION / name / f"{picture.stem}.png"))
         if masks[-1].shape != frames[-1].shape[:2] or masks[-1].shape != masks[0].shape:
             raise DataError(
@@ -60,13 +60,7 @@ def _read_mask(path: Path) -> np.ndarray:
     """Ids [H, W] uint8. A mask converted to RGB has lost them."""
     if not path.is_file():
         raise DataError(f"{path}: no such annotation")
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{path}: an image of mode {image.mode}; masks are palette PNG files with ids")
-            ids = np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: broken image ({error})") from None
+    ids = decode_values(read_bytes(path), str(path), ("P", "L"), "masks are palette PNG files with ids")
     return np.where(ids == VOID, 0, ids).astype(np.uint8)
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from interlace.data_recipes import DataError
-from interlace.data_recipes.media import decode_image
+from interlace.data_recipes.media import decode_image, decode_values, read_bytes
 
 from .augment import Box, cut, distorted, padded, random_box, resized, resized_crop_box, short_side, to_pixels
 from .feed import Items
@@ -52,7 +51,7 @@ class Data:
 def _read(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such image")
-    return decode_image(path.read_bytes(), str(path))
+    return decode_image(read_bytes(path), str(path))
 
 
 class ClassItems:
@@ -185,13 +184,7 @@ def read_millimetres(path: Path) -> np.ndarray:
 def _read_grey(path: Path, modes: Sequence[str], kind: str) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    try:
-        with Image.open(path) as image:
-            if image.mode not in modes:
-                raise DataError(f"{path}: an image of mode {image.mode}; expected {kind} grey values")
-            return np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: broken image ({error})") from None
+    return decode_values(read_bytes(path), str(path), modes, f"expected {kind} grey values")
 
 
 ADE_CLASSES = 150

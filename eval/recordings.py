@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from interlace.data_recipes import DataError
-from interlace.data_recipes.media import decode_image
+from interlace.data_recipes.media import decode_image, decode_values, read_bytes
 from interlace.tasks.geometry.targets import rotation_matrices
 
 #: Frames of a sequence at most; ScanNet's and TUM's poses are 90 frames, every third.
@@ -79,7 +78,7 @@ def _sintel(path: Path, read: Callable[[Path, bytes], np.ndarray]) -> np.ndarray
 
 def _dpt(path: Path, data: bytes) -> np.ndarray:
     width, height = np.frombuffer(data, "<i4", 2) if len(data) >= 8 else (0, 0)
-    if len(data) != 8 + 4 * int(width) * int(height) or not width:
+    if len(data) != 8 + 4 * int(width) * int(height) or width < 1 or height < 1:
         raise DataError(f"{path}: {len(data)} bytes do not hold {width} x {height} depths")
     depth = np.frombuffer(data, "<f4", offset=8).reshape(height, width)
     return np.where(np.isfinite(depth), depth, 0).astype(np.float32)
@@ -156,7 +155,7 @@ def read_scannet(root: Path, name: str) -> Recording:
     poses = []
     for each in pictures:
         path = root / name / "pose" / f"{each.stem}.txt"
-        rows = [_number(path, value) for value in _bytes(path).decode().split()]
+        rows = [_number(path, value) for value in _text(path).split()]
         if len(rows) != 16:
             raise DataError(f"{path}: {len(rows)} numbers; a pose has 16")
         poses.append(np.array(rows).reshape(4, 4))
@@ -185,7 +184,14 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return path.read_bytes()
+    return read_bytes(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return _bytes(path).decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not text in UTF-8") from None
 
 
 def _images(paths: Sequence[Path]) -> np.ndarray:
@@ -205,19 +211,13 @@ def _stacked(depths: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
 
 def _png16(path: Path) -> np.ndarray:
     """[H, W] float32 of a PNG of 16 bits."""
-    _bytes(path)
-    try:
-        with Image.open(path) as image:
-            if not image.mode.startswith("I"):
-                raise DataError(f"{path}: an image of mode {image.mode}; depth is stored in 16 bits")
-            return np.array(image).astype(np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: broken image ({error})") from None
+    found = decode_values(_bytes(path), str(path), ("I;16", "I", "I;16B"), "depth is stored in 16 bits")
+    return found.astype(np.float32)
 
 
 def _table(path: Path, columns: int) -> list[list[str]]:
     """Rows of a text file of TUM's, comments left out."""
-    rows = [line.split() for line in _bytes(path).decode().splitlines() if line.strip() and line[0] != "#"]
+    rows = [line.split() for line in _text(path).splitlines() if line.strip() and line[0] != "#"]
     for number, row in enumerate(rows):
         if len(row) != columns:
             raise DataError(f"{path}: row {number} has {len(row)} columns, not {columns}")

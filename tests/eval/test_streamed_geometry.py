@@ -306,6 +306,7 @@ Damage = Callable[[Path], object]
         (lambda r: (r / "depth/alley_2/frame_0002.dpt").unlink(), r"frame_0002\.dpt: no such file"),
         (lambda r: (r / "depth/alley_2/frame_0002.dpt").write_bytes(b"12345678"), "Sintel's tag"),
         (lambda r: _cut(r / "depth/alley_2/frame_0003.dpt"), r"frame_0003\.dpt: \d+ bytes do not hold 32 x 16 depths"),
+        (lambda r: _sized(r / "depth/alley_2/frame_0003.dpt", -2, -3), r"\d+ bytes do not hold -2 x -3 depths"),
         (lambda r: (r / "final/alley_2/frame_0001.png").write_bytes(b"x"), r"frame_0001\.png: not an image"),
         (lambda r: picture(r / "final/alley_2/frame_0003.png", 0, (8, 8)), r"frame_0003\.png: \(8, 8\) pixels"),
     ],
@@ -315,6 +316,10 @@ def test_a_broken_file_is_named(tmp_path: Path, damage: Damage, line: str) -> No
     damage(tmp_path / "training")
     with pytest.raises(DataError, match=line):
         recordings.read_sintel_depth(tmp_path, "alley_2")
+
+
+def _sized(file: Path, width: int, height: int) -> None:
+    file.write_bytes(file.read_bytes()[:4] + np.array([width, height], "<i4").tobytes() + bytes(4 * width * height))
 
 
 def _cut(file: Path) -> None:
@@ -329,6 +334,9 @@ def test_poses_that_are_not_finite_are_named(tmp_path: Path) -> None:
         recordings.read_scannet(tmp_path, "scene0707_00")
     (tmp_path / "scene0707_00" / "pose" / "3.txt").write_text("1 2 three")
     with pytest.raises(DataError, match=r"3\.txt: 'three' is no number"):
+        recordings.read_scannet(tmp_path, "scene0707_00")
+    (tmp_path / "scene0707_00" / "pose" / "3.txt").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(DataError, match=r"3\.txt: not text in UTF-8"):
         recordings.read_scannet(tmp_path, "scene0707_00")
     folder = write_tum(tmp_path, "walking_rpy", path(7))
     (folder / "rgb.txt").write_text("1 a b\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,10 @@ from interlace.eval.subjects import FrozenBackbone, Pixels
 from interlace.eval.vos import label_propagation, resized, score
 from interlace.eval.vos_rooms import WorldSize, prepare
 
+#: Pillow says of it neither that it is no picture nor that it is cut off, but ValueError.
+HEADLESS = (
+    b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 5) + b"IHDR" + bytes(5) + struct.pack(">I", zlib.crc32(b"IHDR" + bytes(5)))
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "davis17.npz"
 
 
@@ -164,9 +170,31 @@ def test_an_album_holds_the_masks_that_were_measured(davis: Path) -> None:
         assert shown.frames.shape == (5, 48, 64, 3)
 
 
-def test_a_backbone_is_streamed(davis: Path, backbone: Backbone) -> None:
-    found = label_propagation(FrozenBackbone(backbone, "mine"), davis, short_side=48)
-    assert 0 < found[0].value <= 1
+def test_a_backbone_is_streamed(davis: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every clip is one stream with room for all of it, and no frame is seen in any other way."""
+    opened: list[tuple[object, ...]] = []
+    stream = backbone.stream
+
+    def spy(batch: int, height: int, width: int, **kind: object) -> object:
+        opened.append((batch, height, width, kind))
+        return stream(batch, height, width, **kind)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backbone, "stream", spy)
+    monkeypatch.setattr(backbone, "forward", None)
+    found = label_propagation(FrozenBackbone(backbone, "mine"), davis, short_side=32)
+    assert opened == [(1, 32, 48, {"max_frames": 5, "dtype": torch.float32})] * 3
+    assert (found[0].n, found[0].facts.settings["short_side"]) == (3, 32)
+
+
+def test_lengths_of_features_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    features = [torch.from_numpy(rng.normal(size=(3, 4, 5))).float() for _ in range(4)]
+    mask = torch.from_numpy(rng.integers(0, 3, (6, 8))).to(torch.uint8)
+    longer = [each * 2.0 ** torch.from_numpy(rng.integers(-3, 4, (3, 4, 1))) for each in features]  # exact
+    for one, other in zip(
+        propagate(features, mask, Propagation()), propagate(longer, mask, Propagation()), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +206,7 @@ def test_a_backbone_is_streamed(davis: Path, backbone: Backbone) -> None:
         (lambda d: _mask(d, 3, np.ones((24, 32), np.uint8)), r"00003\.jpg: frame \(48, 64\) and mask \(24, 32\)"),
         (lambda d: _mask(d, 1, np.ones((48, 64, 3), np.uint8)), "mode RGB; masks are palette PNG"),
         (lambda d: (d / "Annotations/480p/camel/00001.png").write_bytes(b"x"), r"00001\.png: broken image"),
+        (lambda d: (d / "Annotations/480p/camel/00001.png").write_bytes(HEADLESS), r"00001\.png: broken image \(Trunc"),
         (lambda d: (d / "JPEGImages/480p/camel/00001.jpg").write_bytes(b"x"), r"00001\.jpg: not an image"),
     ],
 )
