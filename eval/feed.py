@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,20 @@ from torch.utils.data import DataLoader, Dataset
 from interlace.data_recipes import DataError, generator
 
 from .frozen import DataHash
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+
+
+class Share(Protocol):
+    """Measures items that do not depend on each other: what was found of each, in their order."""
+
+    def __call__(self, measure: Callable[[_Item], _Found], items: Sequence[_Item], /) -> list[_Found]: ...
+
+
+def alone(measure: Callable[[_Item], _Found], items: Sequence[_Item], /) -> list[_Found]:
+    """One after another, here."""
+    return [measure(item) for item in items]
 
 
 class Items(Protocol):

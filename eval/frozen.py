@@ -57,6 +57,13 @@ class DataHash:
             found.update(b"" if array is None else np.ascontiguousarray(array).data)
         self._parts[name] = found.hexdigest()
 
+    def join(self, other: DataHash) -> None:
+        """What another one was given, too. Raises ValueError for a name that is in both."""
+        both = sorted(self._parts.keys() & other._parts.keys())
+        if both:
+            raise ValueError(f"data: {both[0]!r} is there twice; names of samples must differ")
+        self._parts |= other._parts
+
     def hexdigest(self) -> str:
         """Of all that was added so far."""
         return combined(self._parts)

@@ -14,6 +14,7 @@ from interlace.data_recipes.statistics import scene
 
 from .album import Album, Shown, seen_from_first, small
 from .depth_error import Alignment, DepthError, depth_error
+from .feed import Share, alone
 from .frozen import DataHash
 from .recordings import DEPTH, POSE, Benchmark, Recording
 from .result import Facts, Result, Scores, result
@@ -89,6 +90,16 @@ def rooms(kind: Kind, samples: Sequence[Sample], missing: Mapping[str, str] | No
     return Suite(kind, "built-in rooms", "room", [*(entry(each) for each in samples), *lost])
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What was found in one sequence."""
+
+    error: Any
+    unit: str
+    shown: Shown
+    hashed: DataHash
+
+
 def stream_geometry(
     subject: Subject,
     reader: Reader,
@@ -98,35 +109,41 @@ def stream_geometry(
     alignment: Alignment = "scale",
     seed: int = 0,
     albums: dict[str, list[Album]] | None = None,
+    share: Share = alone,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """Depth errors weighted by valid pixels, or pose errors, of one subject read by one reader.
 
     A sequence that cannot be read or measured is left out by name. Raises ValueError where none can be. ``albums``:
-    takes the sequences with what was read of them, aligned, by the subject's name.
+    takes the sequences with what was read of them, aligned, by the subject's name. ``share``: measures the sequences.
     """
-    units: list[str] = []
-    errors: list[Any] = []
-    missing: dict[str, str] = {}
-    hashed = DataHash()
-    album = _album(suite, alignment)
+
+    def measured(entry: Entry) -> _Found | str:
+        """Or why the sequence is left out."""
+        try:
+            recording = entry.read()
+            _check(suite.kind, recording)
+        except DataError as broken:
+            say(f"left out {entry.name}: {broken}")
+            return str(broken)
+        hashed = DataHash()
+        hashed.add(entry.name, recording.frames, recording.depth, recording.c2w)
+        said = watch(subject, reader, recording, long_side)
+        error = _measure(subject, suite, recording, said, alignment, entry.name)
+        if suite.unit == "sequence":
+            say(f"{subject.name}: {entry.name}: {_brief(error)}")
+        return _Found(error, entry.unit, _shown(entry.name, recording, said, error), hashed)
+
     with subject.held():
-        for entry in suite.entries:
-            try:
-                recording = entry.read()
-                _check(suite.kind, recording)
-            except DataError as error:
-                missing[entry.unit] = str(error)
-                say(f"left out {entry.name}: {error}")
-                continue
-            hashed.add(entry.name, recording.frames, recording.depth, recording.c2w)
-            said = watch(subject, reader, recording, long_side)
-            errors.append(_measure(subject, suite, recording, said, alignment, entry.name))
-            album.shown.append(_shown(entry.name, recording, said, errors[-1]))
-            units.append(entry.unit)
-            if suite.unit == "sequence":
-                say(f"{subject.name}: {entry.name}: {_brief(errors[-1])}")
+        outcomes = share(measured, suite.entries)
+    missing = {entry.unit: each for entry, each in zip(suite.entries, outcomes, strict=True) if isinstance(each, str)}
+    found = [each for each in outcomes if not isinstance(each, str)]
+    units, errors, hashed = [each.unit for each in found], [each.error for each in found], DataHash()
+    for each in found:
+        hashed.join(each.hashed)
     if albums is not None:
+        album = _album(suite, alignment)
+        album.shown.extend(each.shown for each in found)
         albums.setdefault(subject.name, []).append(album)
     how = ALIGNED[alignment] if suite.kind == "depth" else "one similarity a sequence"
     facts = Facts(

@@ -1,21 +1,26 @@
-"""Frozen features over several processes: each sees a part of the clips, all get all tokens and train the same heads.
+"""A frozen backbone's work over several processes: each sees a part of the clips, or of the sequences, and all get all.
 
-Protocols do not know of it. What they draw depends on seeds alone, so that every process asks for the same clips in the
-same order.
+Heads are trained alike by every process. What protocols draw depends on seeds alone, so that every process asks for the
+same clips in the same order.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
+from accelerate.utils import gather, gather_object
 from torch import Tensor
 
+from .frozen import NotFrozen
 from .subjects import Subject, Tokens
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 def processes(device: str) -> PartialState | None:
@@ -33,8 +38,23 @@ def processes(device: str) -> PartialState | None:
     return PartialState(cpu=device == "cpu")
 
 
+class Shared:
+    """Items that are measured by one process of ``state`` each, in turns; all processes get what was found of all."""
+
+    def __init__(self, state: PartialState) -> None:
+        self.state = state
+
+    def __call__(self, measure: Callable[[_Item], _Found], items: Sequence[_Item], /) -> list[_Found]:
+        places = range(self.state.process_index, len(items), self.state.num_processes)
+        found: list[tuple[int, _Found]] = gather_object([(place, measure(items[place])) for place in places])
+        return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+
 class Spread:
-    """A subject whose clips are divided among the processes of ``state``. Streams are not divided."""
+    """A subject whose clips are divided among the processes of ``state``. Streams are not: :class:`Shared` is for them.
+
+    If it changes in one process, no process gets a result.
+    """
 
     def __init__(self, subject: Subject, state: PartialState) -> None:
         self.subject, self.state = subject, state
@@ -59,5 +79,15 @@ class Spread:
     def stream(self, frames: Tensor, layers: Sequence[int] = ()) -> Iterator[Tokens]:
         return self.subject.stream(frames, layers)
 
-    def held(self) -> AbstractContextManager[object]:
-        return self.subject.held()
+    @contextmanager
+    def held(self) -> Iterator[object]:
+        with ExitStack() as stack:
+            yield stack.enter_context(self.subject.held())
+            changed: list[str] = []
+            try:
+                stack.close()
+            except NotFrozen as error:
+                changed = [f"{error} (process {self.state.process_index})"]
+        told: list[str] = gather_object(changed)
+        if told:
+            raise NotFrozen(told[0])

@@ -15,6 +15,7 @@ from interlace.data_recipes import DataError
 
 from .album import Album, Shown, small, spread
 from .davis import MaskedClip, read_sequence, sequence_names
+from .feed import Share, alone
 from .frozen import DataHash
 from .masks import Statistics, boundary, region, statistics
 from .propagation import Propagation, propagate, rounded_size
@@ -33,6 +34,15 @@ class ObjectScore:
     f: Statistics
 
 
+@dataclass(frozen=True)
+class _Followed:
+    """What was found in one sequence."""
+
+    scores: list[ObjectScore]
+    shown: Shown
+    hashed: DataHash
+
+
 def label_propagation(
     subject: Subject,
     root: Path,
@@ -42,36 +52,45 @@ def label_propagation(
     values: Propagation | None = None,
     device: str = "cpu",
     albums: dict[str, list[Album]] | None = None,
+    share: Share = alone,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """J&F and the statistics of J and F over all objects of the sequences in ``root``, in DAVIS's layout.
 
     A sequence that cannot be read is left out by name. The interval resamples sequences. Raises DataError where the
     list of sequences is missing, ValueError where none can be measured. ``albums``: takes
-    the sequences with the masks that were found, by the subject's name.
+    the sequences with the masks that were found, by the subject's name. ``share``: measures the sequences.
     """
     values = values or Propagation()
-    scores: list[ObjectScore] = []
-    missing: dict[str, str] = {}
-    hashed = DataHash()
-    album = Album("propagation", "masks carried from the first frame", "J&F mean", "higher")
+
+    def followed(name: str) -> _Followed | str:
+        """Or why the sequence is left out."""
+        try:
+            clip = read_sequence(root, name)
+        except DataError as error:
+            say(f"left out {name}: {error}")
+            return str(error)
+        hashed = DataHash()
+        hashed.add(name, clip.frames, clip.masks)
+        guess = follow(subject, clip, short_side, values, device)
+        scores = score(name, guess, clip.masks)
+        both = (_mean(scores, "j") + _mean(scores, "f")) / 2
+        kept = spread(len(guess))
+        say(f"{subject.name}: {name}: J {_mean(scores, 'j'):.3f}, F {_mean(scores, 'f'):.3f}")
+        shown = Shown(name, both, *(small(each[kept]) for each in (clip.frames, clip.masks, guess)))
+        return _Followed(scores, shown, hashed)
+
+    names = sequence_names(root)
     with subject.held():
-        for name in sequence_names(root):
-            try:
-                clip = read_sequence(root, name)
-            except DataError as error:
-                missing[name] = str(error)
-                say(f"left out {name}: {error}")
-                continue
-            hashed.add(name, clip.frames, clip.masks)
-            guess = follow(subject, clip, short_side, values, device)
-            found = score(name, guess, clip.masks)
-            scores += found
-            both = (_mean(found, "j") + _mean(found, "f")) / 2
-            kept = spread(len(guess))
-            album.shown.append(Shown(name, both, *(small(each[kept]) for each in (clip.frames, clip.masks, guess))))
-            say(f"{subject.name}: {name}: J {_mean(found, 'j'):.3f}, F {_mean(found, 'f'):.3f}")
+        outcomes = share(followed, names)
+    missing = {name: each for name, each in zip(names, outcomes, strict=True) if isinstance(each, str)}
+    found = [each for each in outcomes if not isinstance(each, str)]
+    hashed = DataHash()
+    for each in found:
+        hashed.join(each.hashed)
     if albums is not None:
+        album = Album("propagation", "masks carried from the first frame", "J&F mean", "higher")
+        album.shown.extend(each.shown for each in found)
         albums.setdefault(subject.name, []).append(album)
     kind = "DINOv3's values" if values == Propagation() else "other values"
     facts = Facts(
@@ -84,7 +103,7 @@ def label_propagation(
         settings={"short_side": short_side, **values.settings()},
         missing=missing,
     )
-    return [result(each, facts) for each in measures(scores)]
+    return [result(each, facts) for each in measures([score for each in found for score in each.scores])]
 
 
 def follow(subject: Subject, clip: MaskedClip, short_side: int, values: Propagation, device: str = "cpu") -> np.ndarray:

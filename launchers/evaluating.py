@@ -129,21 +129,21 @@ def run_probe(
     """Probe a backbone, the untrained one of its shape, and raw pixels, with equal heads; in 8 bits with its own."""
     from interlace.eval.album import Album
     from interlace.eval.probe import load_rooms, probe
-    from interlace.eval.subjects import open_subject
 
+    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     if on != "rooms":
         raise ValueError(f"eval probe --on {on}: there is only the built-in world, rooms")
-    mine = open_subject(place, device)
-    ready_rooms(console)
+    subjects = open_subjects(place, True, device, untrained=untrained)
+    subjects.ready_rooms(console)
     data = load_rooms(train=rooms)
-    small = in_eight_bits(mine, eight_bits)
+    small = subjects.in_eight_bits(eight_bits)
     results, albums = [], dict[str, list[Album]]()
-    for subject in with_baselines(mine, place, untrained, device):
-        others = small if subject is mine else []
+    for subject in subjects.all:
+        others = small if subject is subjects.all[0] else []
         results += probe(subject, data, seed=seed, others=others, albums=albums, say=teller(console))
-    keep(results, place, mine, out, "probe-rooms", console, draw_albums(albums))
+    subjects.keep(results, place, out, "probe-rooms", console, draw_albums(albums))
 
 
 def run_vos(
@@ -161,23 +161,25 @@ def run_vos(
     """Follow objects with a backbone, also in 8 bits, the untrained one of its shape, and raw pixels."""
     from interlace.eval import vos_rooms
     from interlace.eval.album import Album
-    from interlace.eval.subjects import open_subject
     from interlace.eval.vos import SHORT_SIDE, label_propagation
 
+    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     if on not in ("rooms", "davis17"):
         raise ValueError(f"eval vos --on {on}: allowed is rooms or davis17")
     if (on == "davis17") != (data is not None):
         raise ValueError("eval vos: --data DAVIS goes with --on davis17, and only with it")
-    mine = open_subject(place, device)
+    subjects = open_subjects(place, True, device, untrained=untrained)
     if data is None:
-        root, name, side = vos_rooms.prepare(say=teller(console)), "built-in rooms", vos_rooms.SIZE.size
+        with subjects.first():
+            root = vos_rooms.prepare(say=teller(console))
+        name, side = "built-in rooms", vos_rooms.SIZE.size
     else:
         root, name, side = data, "DAVIS 2017 val", SHORT_SIDE
     results, albums = [], dict[str, list[Album]]()
-    _, *baselines = with_baselines(mine, place, untrained, device)
-    small = in_eight_bits(mine, eight_bits)
+    mine, *baselines = subjects.all
+    small = subjects.in_eight_bits(eight_bits)
     for subject in (mine, *small, *baselines):
         results += label_propagation(
             subject,
@@ -185,11 +187,12 @@ def run_vos(
             data=name,
             short_side=short_side or side,
             values=values,
-            device=device,
+            device=subjects.device,
             albums=None if subject in small else albums,
+            share=subjects.share,
             say=teller(console),
         )
-    keep(results, place, mine, out, f"vos-{on}", console, draw_albums(albums))
+    subjects.keep(results, place, out, f"vos-{on}", console, draw_albums(albums))
 
 
 @dataclass(frozen=True)
@@ -241,18 +244,18 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     from interlace.eval.heads import Budget
     from interlace.eval.rooms import read_rooms
     from interlace.eval.streaming import FreshHeads, OwnHeads, Reader
-    from interlace.eval.subjects import open_subject
 
+    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     kinds = asked.kinds()
     alignment = next(each for each in ALIGNMENTS if each == asked.align)
-    mine = open_subject(place, device)
-    small = in_eight_bits(mine, asked.eight_bits)
+    subjects = open_subjects(place, asked.heads == "fresh", device, untrained=asked.untrained)
+    mine, small = subjects.all[0], subjects.in_eight_bits(asked.eight_bits)
     readers: list[tuple[Subject, Reader]] = []
-    own = OwnHeads(place, mine.backbone.config, device) if asked.heads == "own" else None
+    own = OwnHeads(place, subjects.mine.backbone.config, subjects.device) if asked.heads == "own" else None
     if asked.data is None:
-        ready_rooms(console)
+        subjects.ready_rooms(console)
         missing: dict[str, str] = {}
         held_out, _ = read_rooms("held_out", missing=missing)
         suites = [rooms(kind, held_out, missing) for kind in kinds]
@@ -261,12 +264,12 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     if own is not None:
         readers += [(each, own) for each in (mine, *small)]
     else:
-        ready_rooms(console)
+        subjects.ready_rooms(console)
         left_out: dict[str, str] = {}
         training, _ = read_rooms("train", rooms=asked.rooms, missing=left_out)
         for key, why in left_out.items():
             console.print(f"left out {key}: {why}", highlight=False, markup=False)
-        for subject in with_baselines(mine, place, asked.untrained, device):
+        for subject in subjects.all:
             console.print(f"{subject.name}: fresh heads", highlight=False, markup=False)
             fresh = FreshHeads(subject, training, Budget(), asked.seed)
             readers += [(each, fresh) for each in (subject, *(small if subject is mine else ()))]
@@ -282,16 +285,10 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
                 alignment=alignment,
                 seed=asked.seed,
                 albums=None if subject in small else albums,
+                share=subjects.share,
                 say=teller(console),
             )
-    keep(results, place, mine, out, f"geometry-{asked.on}-{asked.heads}", console, draw_albums(albums))
-
-
-def in_eight_bits(mine: FrozenBackbone, wanted: bool) -> list[Subject]:
-    """The same backbone with 8-bit keys and values, if wanted."""
-    from interlace.eval.subjects import EightBits
-
-    return [EightBits(mine)] if wanted else []
+    subjects.keep(results, place, out, f"geometry-{asked.on}-{asked.heads}", console, draw_albums(albums))
 
 
 def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:

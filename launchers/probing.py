@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from interlace.eval.album import Album
     from interlace.eval.dense_probe import DenseBudget
-    from interlace.eval.feed import Run
+    from interlace.eval.feed import Run, Share
     from interlace.eval.linear_probe import LinearBudget
     from interlace.eval.result import Result
     from interlace.eval.subjects import FrozenBackbone, Subject
@@ -73,7 +73,7 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         if views not in COMBINATIONS:
             raise ValueError(f"eval video --views {views}: allowed is {', '.join(COMBINATIONS)}")
         _check_data("video", on, data)
-        subjects = _subjects(backbone, on == "rooms" if baselines is None else baselines, device)
+        subjects = open_subjects(backbone, on == "rooms" if baselines is None else baselines, device)
         if data is None:
             run_room_paths(backbone, subjects, rooms, out, seed, console)
         else:
@@ -106,7 +106,7 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         if cached and on in ("ade20k", "nyuv2"):
             raise ValueError(f"eval linear --cached: {on} is probed with augmentation only")
         _check_data("linear", on, data)
-        subjects = _subjects(backbone, on == "rooms" if baselines is None else baselines, device)
+        subjects = open_subjects(backbone, on == "rooms" if baselines is None else baselines, device)
         asked = Linear(on, data, cached, rooms, steps, batch, seed, workers, subjects.device)
         run_linear(backbone, subjects, asked, out, console)
 
@@ -130,7 +130,7 @@ class Linear:
         return replace(budget, steps=self.steps or budget.steps, batch=self.batch or budget.batch)
 
 
-def run_linear(place: str, subjects: _Subjects, asked: Linear, out: Path | None, console: Console) -> None:
+def run_linear(place: str, subjects: Subjects, asked: Linear, out: Path | None, console: Console) -> None:
     """Probe images, of the rooms in all three ways."""
     from interlace.eval.album import Album
     from interlace.eval.feed import Run
@@ -201,7 +201,7 @@ def _room_probes(asked: Linear) -> list[_Probe]:
 
 def run_room_paths(
     place: str,
-    subjects: _Subjects,
+    subjects: Subjects,
     rooms: int,
     out: Path | None,
     seed: int,
@@ -222,7 +222,7 @@ def run_room_paths(
 
 def run_actions(
     place: str,
-    subjects: _Subjects,
+    subjects: Subjects,
     on: str,
     data: Path,
     views: str,
@@ -265,7 +265,7 @@ def _check_data(command: str, on: str, data: Path | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Subjects:
+class Subjects:
     """``mine``, and ``all`` that are measured; where several processes do it, ``state`` is of them."""
 
     mine: FrozenBackbone
@@ -273,11 +273,29 @@ class _Subjects:
     device: str
     state: PartialState | None
 
+    @property
+    def share(self) -> Share:
+        """Measures sequences, each in one of the processes."""
+        from interlace.eval.feed import alone
+        from interlace.eval.spread import Shared
+
+        return alone if self.state is None else Shared(self.state)
+
+    def first(self) -> AbstractContextManager[None]:
+        """A ``with`` block that the first process goes through before the others."""
+        return nullcontext() if self.state is None else self.state.main_process_first()
+
+    def in_eight_bits(self, wanted: bool) -> list[Subject]:
+        """``mine`` with 8-bit keys and values, if wanted."""
+        from interlace.eval.subjects import EightBits
+
+        return _spread([EightBits(self.mine)] if wanted else [], self.state)
+
     def ready_rooms(self, console: Console) -> None:
         """The first process makes the rooms, if they are not there."""
         from .evaluating import ready_rooms
 
-        with nullcontext() if self.state is None else self.state.main_process_first():
+        with self.first():
             ready_rooms(console)
 
     def keep(
@@ -296,8 +314,9 @@ class _Subjects:
             keep(results, place, self.mine, out, name, console, pictures)
 
 
-def _subjects(place: str, baselines: bool, device: str) -> _Subjects:
-    from interlace.eval.spread import Spread, processes
+def open_subjects(place: str, baselines: bool, device: str, *, untrained: bool = True) -> Subjects:
+    """The backbone at ``place``, with ``baselines`` also raw pixels and, if wanted, an untrained one of its shape."""
+    from interlace.eval.spread import processes
     from interlace.eval.subjects import open_subject
 
     from .evaluating import with_baselines
@@ -305,5 +324,11 @@ def _subjects(place: str, baselines: bool, device: str) -> _Subjects:
     state = processes(device)
     own = device if state is None else str(state.device)
     mine = open_subject(place, own)
-    found: list[Subject] = with_baselines(mine, place, True, own) if baselines else [mine]
-    return _Subjects(mine, found if state is None else [Spread(each, state) for each in found], own, state)
+    found: list[Subject] = with_baselines(mine, place, untrained, own) if baselines else [mine]
+    return Subjects(mine, _spread(found, state), own, state)
+
+
+def _spread(subjects: Sequence[Subject], state: PartialState | None) -> list[Subject]:
+    from interlace.eval.spread import Spread
+
+    return list(subjects) if state is None else [Spread(each, state) for each in subjects]
