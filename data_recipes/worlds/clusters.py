@@ -6,12 +6,14 @@ one after another (each of length 1), brought to length 1 again. A sample's posi
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .encoder import FEATURES
+from .prepared import write_whole
 
 POSITIVES = 10
 #: Frames of a clip, spread over it, that the encoder sees.
@@ -73,10 +75,9 @@ def positives(features: np.ndarray, banks: dict[str, np.ndarray]) -> dict[str, n
 
 def save_banks(file: Path, banks: dict[str, np.ndarray]) -> None:
     """Write the centres; the file appears whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    with open(partial, "wb") as stream:
-        np.savez(stream, **banks)
-    partial.replace(file)
+    stream = io.BytesIO()
+    np.savez(stream, **banks)
+    write_whole(file, stream.getvalue())
 
 
 def load_banks(file: Path) -> dict[str, np.ndarray]:

@@ -7,14 +7,12 @@ demo rooms_more too.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,10 @@ import numpy as np
 from ..shards import MANIFEST, SampleWriter
 from . import clusters, drafts, render
 from .assets import photographs
+from .prepared import Prepared, Progress, counts_of, digest_of, write_whole
 from .real import clip_fps, video_files
 from .rooms import LABELS, ClipShape
 from .tokenizer import train_tokenizer
-
-#: Called with a stage, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
 
 TOKENIZER, BANKS = "tokenizer.model", "banks.npz"
 STATE, WORK = "settings.json", ".work"  # what the folder was made with; drafts, while it is being made
@@ -87,17 +83,13 @@ class DemoSettings:
     @property
     def digest(self) -> str:
         """Names the data that these settings and the installed packages give."""
-        facts = {"format": _FORMAT, **asdict(self), **{package: version(package) for package in _PACKAGES}}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(self, _FORMAT, _PACKAGES)
 
 
 @dataclass(frozen=True)
-class DemoData:
-    """What :func:`prepare_demo` made or found. ``made``: the datasets written by this call."""
+class DemoData(Prepared):
+    """What :func:`prepare_demo` made or found."""
 
-    folder: Path
-    counts: dict[str, int]  # samples by dataset
-    made: tuple[str, ...]
     backend: str | None  # None: nothing had to be drawn
     seconds: float
 
@@ -143,7 +135,7 @@ def prepare_demo(
     say(render.describe(backend))
     if state != _state(settings, _kind(backend)):
         _clear(folder, _plan(settings, long=True))
-        (folder / STATE).write_text(json.dumps(_state(settings, _kind(backend))) + "\n")
+        write_whole(folder / STATE, (json.dumps(_state(settings, _kind(backend))) + "\n").encode())
     made = _make(folder, settings, plan, backend, workers, progress or (lambda stage, done, total: None))
     return _result(folder, plan, made, backend, began)
 
@@ -158,8 +150,7 @@ def _make(
     jobs = [job for name in drawn for job in plan[name]]
     work = folder / WORK
     work.mkdir(exist_ok=True)
-    count = workers or min(os.cpu_count() or 1, 4)
-    drafts.run(jobs, backend, work, count, lambda done: progress("draw", done, len(jobs)))
+    drafts.run(jobs, backend, work, workers, lambda done: progress("draw", done, len(jobs)))
     if not shared:
         progress("cluster", 0, 1)
         _make_shared(folder, settings, [job for name in _SHARED_FROM for job in plan[name]])
@@ -298,5 +289,4 @@ def _identities(jobs: Sequence[drafts.Job]) -> dict[str, Any]:
 
 
 def _result(folder: Path, plan: _Plan, made: tuple[str, ...], backend: str | None, began: float) -> DemoData:
-    counts = {name: int(json.loads((folder / name / MANIFEST).read_text())["samples"]) for name in plan}
-    return DemoData(folder, counts, made, backend, time.monotonic() - began)
+    return DemoData(folder, counts_of(folder, plan), made, backend, time.monotonic() - began)

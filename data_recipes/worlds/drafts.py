@@ -6,13 +6,11 @@ stopped. The same jobs give the same files whatever the number of workers.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import numpy as np
 from ..sample import Sample
 from .assets import photographs
 from .clusters import chosen_frames
-from .render import set_backend
+from .prepared import drawing
 from .rooms import ClipShape, room_samples
 from .scene import Room, draw_room
 
@@ -96,39 +94,17 @@ def read_drafts(job: Job, folder: Path) -> list[Draft]:
     return drafts
 
 
-def run(jobs: Sequence[Job], backend: str, folder: Path, workers: int, done: Callable[[int], None]) -> None:
-    """Do every job that has no file yet, ``workers`` at a time; ``done`` hears how many are finished."""
+def run(jobs: Sequence[Job], backend: str, folder: Path, workers: int | None, done: Callable[[int], None]) -> None:
+    """Do every job that has no file yet, by :func:`.prepared.drawing`; ``done`` hears how many are finished."""
     missing = [job for job in jobs if not (folder / job.file_name).exists()]
     done(len(jobs) - len(missing))
-    for finished, _ in enumerate(_finished(missing, backend, folder, workers), len(jobs) - len(missing) + 1):
-        done(finished)
+    with drawing(partial(_make_alone, backend=backend, folder=folder), missing, backend, workers) as drawn:
+        for finished, _ in enumerate(drawn, len(jobs) - len(missing) + 1):
+            done(finished)
 
 
-def _finished(jobs: Sequence[Job], backend: str, folder: Path, workers: int) -> Iterator[None]:
-    if not jobs:
-        return
-    context = multiprocessing.get_context("spawn")  # the environment of a worker is its own, and so is its GL
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(backend,)) as pool:
-        futures = [pool.submit(make_drafts, job, backend, folder) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _begin(backend: str) -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    set_backend(backend)
+def _make_alone(job: Job, backend: str, folder: Path) -> None:
     import torch
 
-    torch.set_num_threads(1)
-
-
-def end_with_parent() -> None:
-    """A worker waits for work on a pipe that it holds open itself: alone, it would outlive a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    torch.set_num_threads(1)  # the other cores have workers of their own
+    make_drafts(job, backend, folder)

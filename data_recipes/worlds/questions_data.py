@@ -6,27 +6,20 @@ the one and held-out rooms in the other; clips that answer no question are left 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
-import os
 import shutil
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..randomness import generator
 from ..sample import Sample
-from ..shards import MANIFEST, SampleWriter
+from ..shards import SampleWriter, ShardReader
 from . import render
 from .assets import photographs
-from .demo import Progress, demo_folder
-from .drafts import HELD_OUT_ROOMS, end_with_parent
+from .demo import demo_folder
+from .drafts import HELD_OUT_ROOMS
+from .prepared import Prepared, Progress, counts_of, digest_of, drawing, not_made
 from .questions import Asked, ask, balanced
 from .render import Renderer
 from .rooms import ClipShape
@@ -55,21 +48,11 @@ class QuestionSettings:
     @property
     def digest(self) -> str:
         """Names the data that these settings and the installed packages give."""
-        facts = {"format": _FORMAT, **asdict(self), **{package: version(package) for package in _PACKAGES}}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(self, _FORMAT, _PACKAGES)
 
     @property
     def shape(self) -> ClipShape:
         return ClipShape(self.size, self.frames, self.fps)
-
-
-@dataclass(frozen=True)
-class QuestionData:
-    """What :func:`prepare_questions` made or found. ``made``: the datasets written by this call."""
-
-    folder: Path
-    counts: dict[str, int]  # clips by dataset
-    made: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ def prepare_questions(
     progress: Progress | None = None,
     backend: str | None = None,
     workers: int | None = None,
-) -> QuestionData:
+) -> Prepared:
     """Write the datasets that ``folder`` (:func:`question_folder` if None) lacks, whole or not at all.
 
     One that was made with other settings or packages is made again. ``backend``: a GL backend or "rays"; found by
@@ -109,16 +92,19 @@ def prepare_questions(
             settings.held_out_scenes,
         ),
     }
-    missing = [name for name in sides if _manifest(folder / name).get("extra", {}).get("digest") != settings.digest]
+    missing = not_made(folder, sides, settings.digest)
     photographs()  # says what is not installed, before anything is drawn
     backend = backend or (render.find_backend() if missing else render.RAYS)
+    if missing:
+        (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other settings' words
     for name in missing:
         shutil.rmtree(folder / name, ignore_errors=True)
         numbers, scenes = sides[name]
         jobs = [_Job(number, scenes, name.endswith("held_out"), settings, name, backend) for number in numbers]
-        _write(folder, name, jobs, settings, workers or min(os.cpu_count() or 1, 4), progress)
-    counts = {name: int(_manifest(folder / name)["samples"]) for name in sides}
-    return QuestionData(folder, counts, tuple(missing))
+        _write(folder / name, jobs, settings, workers, progress)
+    if not (folder / TOKENIZER).exists():
+        train_tokenizer(_lines(folder / "questions_train"), folder / TOKENIZER)
+    return Prepared(folder, counts_of(folder, sides), tuple(missing))
 
 
 def draw_clips(job: _Job) -> list[tuple[Sample, list[Asked]]]:
@@ -142,26 +128,20 @@ def draw_clips(job: _Job) -> list[tuple[Sample, list[Asked]]]:
 
 
 def _write(
-    folder: Path, name: str, jobs: list[_Job], settings: QuestionSettings, workers: int, progress: Progress | None
+    folder: Path, jobs: list[_Job], settings: QuestionSettings, workers: int | None, progress: Progress | None
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # the environment of a worker is its own, and so is its GL
     clips: list[tuple[Sample, list[Asked]]] = []
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(jobs[0].backend,)) as pool:
-        for done, drawn in enumerate(pool.map(draw_clips, jobs), 1):
+    with drawing(draw_clips, jobs, jobs[0].backend, workers) as rooms:
+        for done, drawn in enumerate(rooms, 1):
             clips += drawn
             if progress:
-                progress(name, done, len(jobs))
+                progress(folder.name, done, len(jobs))
     texts = balanced([asked for _, asked in clips], settings.frames, settings.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    if name.endswith("train"):
-        train_tokenizer(
-            {line for found in texts for text in found for line in (text.prompt, text.answer)}, folder / TOKENIZER
-        )
     with SampleWriter(
-        folder / name,
-        name=name,
+        folder,
+        name=folder.name,
         fields=("frames", "texts"),
-        split=name.removeprefix("questions_"),
+        split=folder.name.removeprefix("questions_"),
         licence=_LICENCE,
         fps=settings.fps,
         extra={"digest": settings.digest, "settings": asdict(settings)},
@@ -173,12 +153,8 @@ def _write(
                 writer.write(sample)
 
 
-def _begin(backend: str) -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    render.set_backend(backend)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    manifest: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return manifest
+def _lines(folder: Path) -> set[str]:
+    """All that is asked and answered in a dataset."""
+    reader = ShardReader(folder)
+    texts = (text for index in range(len(reader)) for text in reader.read(index, ("texts",)).texts)
+    return {line for text in texts for line in (text.prompt, text.answer)}

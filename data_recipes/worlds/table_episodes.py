@@ -8,27 +8,20 @@ on it, what is recorded is what the expert would do, so that a policy also sees 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..randomness import generator
 from ..sample import Episode, Sample
-from ..shards import MANIFEST, SampleWriter
+from ..shards import SampleWriter
 from . import render
-from .demo import TOKENIZER, Progress, demo_folder
-from .drafts import end_with_parent
+from .demo import TOKENIZER, demo_folder
+from .prepared import Prepared, Progress, counts_of, digest_of, drawing, not_made
 from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Layout, Table, TableCamera, draw_layout
 from .table_experts import expert
 from .tokenizer import train_tokenizer
@@ -52,17 +45,7 @@ class TableSettings:
     @property
     def digest(self) -> str:
         """Names the data that these settings give."""
-        facts = {"format": _FORMAT, **asdict(self), "mujoco": version("mujoco")}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class TableData:
-    """What :func:`prepare_table` made or found. ``made``: the datasets written by this call."""
-
-    folder: Path
-    counts: dict[str, int]  # episodes by dataset
-    made: tuple[str, ...]
+        return digest_of(self, _FORMAT, ("mujoco",))
 
 
 def table_folder() -> Path:
@@ -151,7 +134,7 @@ def prepare_table(
     say: Callable[[str], None] = print,
     backend: str | None = None,
     workers: int | None = None,
-) -> TableData:
+) -> Prepared:
     """Write the datasets that ``folder`` (:func:`table_folder` if None) lacks, and say in one line how they are drawn.
 
     One that was made with other settings or another MuJoCo is made again; a dataset is written whole or not at all.
@@ -162,42 +145,28 @@ def prepare_table(
     folder, settings = table_folder() if folder is None else Path(folder), settings or TableSettings()
     sides = {"table_train": range(settings.train)}
     sides["table_held_out"] = range(HELD_OUT_EPISODES, HELD_OUT_EPISODES + settings.held_out)
-    missing = [name for name in sides if _digest(folder / name) != settings.digest]
+    missing = not_made(folder, sides, settings.digest)
     if missing:
+        (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other instructions' words
         backend = backend or render.find_backend()
         say(render.describe_table(backend))
     for name in missing:
         shutil.rmtree(folder / name, ignore_errors=True)
-        told = _teller(progress, name, len(sides[name]))
-        _write(folder / name, sides[name], settings, str(backend), workers or min(os.cpu_count() or 1, 4), told)
+        _write(folder / name, sides[name], settings, str(backend), workers, progress)
     if not (folder / TOKENIZER).exists():
         train_tokenizer({one.text for one in INSTRUCTIONS.values()}, folder / TOKENIZER)
-    counts = {name: int(_manifest(folder / name)["samples"]) for name in sides}
-    return TableData(folder, counts, tuple(missing))
-
-
-def _teller(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:
-    return lambda done: progress(name, done, total) if progress else None
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    manifest: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return manifest
-
-
-def _digest(folder: Path) -> str | None:
-    return _manifest(folder).get("extra", {}).get("digest")
+    return Prepared(folder, counts_of(folder, sides), tuple(missing))
 
 
 def _write(
-    folder: Path, numbers: range, settings: TableSettings, backend: str, workers: int, told: Callable[[int], None]
+    folder: Path,
+    numbers: range,
+    settings: TableSettings,
+    backend: str,
+    workers: int | None,
+    progress: Progress | None,
 ) -> None:
-    jobs = [
-        (list(numbers[at : at + len(INSTRUCTIONS)]), settings, folder.name)
-        for at in range(0, len(numbers), len(INSTRUCTIONS))
-    ]
-    context = multiprocessing.get_context("spawn")  # the environment of a worker is its own, and so is its GL
+    jobs = [numbers[at : at + len(INSTRUCTIONS)] for at in range(0, len(numbers), len(INSTRUCTIONS))]
     with (
         SampleWriter(
             folder,
@@ -214,19 +183,15 @@ def _write(
             },
             codec="png",
         ) as writer,
-        ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(backend,)) as pool,
+        drawing(partial(_record_all, settings=settings, dataset=folder.name), jobs, backend, workers) as recorded,
     ):
         done = 0
-        for job, samples in zip(jobs, pool.map(_record_all, *zip(*jobs, strict=True)), strict=True):
+        for job, samples in zip(jobs, recorded, strict=True):
             for sample in samples:
                 writer.write(sample)
-            done += len(job[0])
-            told(done)
-
-
-def _begin(backend: str) -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    render.set_backend(backend)
+            done += len(job)
+            if progress:
+                progress(folder.name, done, len(numbers))
 
 
 def _record_all(numbers: Sequence[int], settings: TableSettings, dataset: str) -> list[Sample]:

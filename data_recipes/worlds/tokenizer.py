@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from .prepared import write_whole
+
 VOCABULARY = 1024  # at most: enough for every word of the demo, and 256 bytes with which any text round-trips
 NUMBERS = 65  # 0 to 64 are words of their own: sides of boxes are written with them
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
@@ -32,6 +34,4 @@ def train_tokenizer(texts: Iterable[str], file: Path) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(model.getvalue())
-    partial.replace(file)
+    write_whole(file, model.getvalue())

@@ -87,3 +87,9 @@ def test_prepared_once_and_read_back(tmp_path: Path) -> None:
     assert {text.kind for text in sample.texts} <= set(questions.KINDS)
     assert sample.key.startswith("questions_train/room-")
     assert prepare_questions(tmp_path, settings=settings, backend=RAYS, workers=1).made == ()
+
+    tokenizer = tmp_path / questions_data.TOKENIZER
+    words = tokenizer.read_bytes()
+    tokenizer.unlink()
+    assert prepare_questions(tmp_path, settings=settings, backend=RAYS, workers=1).made == ()
+    assert tokenizer.read_bytes() == words

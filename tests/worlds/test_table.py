@@ -226,4 +226,8 @@ def test_other_settings_make_the_table_again(tmp_path: Path, gl: str) -> None:
     assert content["extra"]["digest"] == few.digest != TINY.digest
     content["extra"]["digest"] = "of other settings"
     manifest.write_text(json.dumps(content))
+    tokenizer = tmp_path / "tokenizer.model"
+    words = tokenizer.read_bytes()
+    tokenizer.write_bytes(b"of other instructions")
     assert prepare_table(tmp_path, settings=few, backend=gl, workers=1).made == ("table_train",)
+    assert tokenizer.read_bytes() == words
