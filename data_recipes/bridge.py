@@ -18,7 +18,7 @@ import numpy as np
 from .media import DataError, decode_image, read_bytes
 from .plain_pickle import load_pickle
 from .sample import Episode, Sample
-from .shards import ChooseFrames, choose_indices
+from .shards import ChooseFrames, choose_indices, wanted_fields
 from .tfrecord import Feature, parse_example, record_spans
 
 FPS = 5.0
@@ -64,10 +64,8 @@ class _Reader:
         fields: Collection[str] | None,
         choose: ChooseFrames | None,
     ) -> Sample:
-        wanted = self.fields if fields is None else frozenset(fields)
+        wanted = wanted_fields(fields, self.fields, f"source {self.source!r} ({self.path})")
         where = f"source {self.source!r} ({self.path}): sample {key!r}"
-        if lacking := sorted(wanted - self.fields):
-            raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
         instruction, states, commands = recorded
         if states.shape != commands.shape or states.ndim != 2 or states.shape[1] != _ARM + 1:
             raise DataError(f"{where}: states {states.shape} and actions {commands.shape} are not both [N, 7]")

@@ -19,7 +19,7 @@ import numpy as np
 from .media import DataError
 from .plain_pickle import load_npy
 from .sample import Episode, Sample
-from .shards import ChooseFrames, choose_indices
+from .shards import ChooseFrames, choose_indices, wanted_fields
 
 FPS = 30.0
 ANNOTATIONS = Path("lang_annotations") / "auto_lang_ann.npy"
@@ -54,9 +54,7 @@ class CalvinReader:
 
     def read(self, index: int, fields: Collection[str] | None = None, choose: ChooseFrames | None = None) -> Sample:
         """As :meth:`interlace.data_recipes.shards.ShardReader.read`."""
-        wanted = self.fields if fields is None else frozenset(fields)
-        if lacking := sorted(wanted - self.fields):
-            raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
+        wanted = wanted_fields(fields, self.fields, f"source {self.source!r} ({self.path})")
         first, last = (int(step) for step in self._ranges[index])
         times = np.arange(last - first + 1) / FPS
         key = self.key(index)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .media import DataError, decode_image, read_bytes
 from .sample import Sample, Text
-from .shards import ChooseFrames, choose_indices
+from .shards import ChooseFrames, choose_indices, wanted_fields
 from .video import Video
 
 #: Who asks and who answers, in the two spellings that are about.
@@ -66,9 +66,7 @@ class LlavaReader:
 
     def read(self, index: int, fields: Collection[str] | None = None, choose: ChooseFrames | None = None) -> Sample:
         """As :meth:`interlace.data_recipes.shards.ShardReader.read`."""
-        wanted = self.fields if fields is None else frozenset(fields)
-        if lacking := sorted(wanted - self.fields):
-            raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
+        wanted = wanted_fields(fields, self.fields, f"source {self.source!r} ({self.path})")
         file, place, row = self._row(index)
         where = f"source {self.source!r} ({file}): row {place}"
         sample = Sample(

@@ -193,11 +193,7 @@ class ShardReader:
         names the frames to decode: everything that has a frame axis is cut to them, a text keeps its place if its
         frame is among them and is left out otherwise. An episode's actions stay whole.
         """
-        wanted = self.fields if fields is None else frozenset(fields)
-        if lacking := sorted(wanted - self.fields):
-            raise DataError(
-                f"source {self.source!r} ({self.folder}) has no {', '.join(lacking)}; it has {self._offers()}"
-            )
+        wanted = wanted_fields(fields, self.fields, f"source {self.source!r} ({self.folder})")
         names = {"meta", "times"}.union(*(_COLUMNS[field] for field in wanted))
         columns = self._mds.columns(index, names)
         where = f"source {self.source!r} ({self.folder}): sample {index}"
@@ -217,9 +213,6 @@ class ShardReader:
         with _undamaged(f"source {self.source!r} ({self.folder}): sample {index}"):
             return str(json.loads(self._mds.columns(index, {"meta"})["meta"])["key"])
 
-    def _offers(self) -> str:
-        return ", ".join(field for field in FIELDS if field in self.fields)
-
 
 @contextmanager
 def _undamaged(where: str) -> Iterator[None]:
@@ -230,6 +223,15 @@ def _undamaged(where: str) -> Iterator[None]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, zstd.Error) as error:
         raise DataError(f"{where}: damaged ({error}); make the folder again") from error
+
+
+def wanted_fields(fields: Collection[str] | None, offered: frozenset[str], where: str) -> frozenset[str]:
+    """``fields``, or all that are ``offered`` if None. DataError that begins with ``where`` if one of them is not."""
+    wanted = offered if fields is None else frozenset(fields)
+    if lacking := sorted(wanted - offered):
+        has = ", ".join(field for field in FIELDS if field in offered)
+        raise DataError(f"{where} has no {', '.join(lacking)}; it has {has}")
+    return wanted
 
 
 def choose_indices(choose: ChooseFrames | None, times: np.ndarray, where: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from .mds import read_exactly
 from .media import DataError, decode_image
 from .sample import Sample, Text
-from .shards import ChooseFrames, choose_indices
+from .shards import ChooseFrames, choose_indices, wanted_fields
 from .video import Video
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -61,9 +61,7 @@ class TarReader:
 
     def read(self, index: int, fields: Collection[str] | None = None, choose: ChooseFrames | None = None) -> Sample:
         """As :meth:`interlace.data_recipes.shards.ShardReader.read`."""
-        wanted = self.fields if fields is None else frozenset(fields)
-        if lacking := sorted(wanted - self.fields):
-            raise DataError(f"source {self.source!r} ({self.path}) has no {', '.join(lacking)}")
+        wanted = wanted_fields(fields, self.fields, f"source {self.source!r} ({self.path})")
         member, tar, key = self._members[index], self._tar(index), self.key(index)
         where = f"source {self.source!r} ({tar}): sample {key!r}"
         sample = Sample(key=key, source=self.source, frames=np.zeros((1, 0, 0, 3), np.uint8), times=np.zeros(1))
