@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .broken import Broken, key_of
 from .media import DataError
@@ -47,6 +47,14 @@ class MicroBatch:
     batch: dict[str, Any]
     keys: list[str]
     broken: list[Broken]
+
+    def pin_memory(self) -> MicroBatch:
+        """The same in page-locked memory, from which a GPU takes it while the host goes on. torch's loader calls it."""
+
+        def pin(leaf: Any) -> Any:
+            return leaf.pin_memory() if isinstance(leaf, Tensor) else leaf
+
+        return replace(self, batch=changed(self.batch, pin))
 
 
 @dataclass
@@ -174,6 +182,15 @@ class Feed:
             }
             for name, order in self.orders.items()
         }
+
+
+def changed(part: Any, change: Callable[[Any], Any]) -> Any:
+    """A batch or a part of one: ``change`` of all that lies in its dicts, lists and tuples, however deep."""
+    if isinstance(part, dict):
+        return {key: changed(inner, change) for key, inner in part.items()}
+    if isinstance(part, list | tuple):
+        return type(part)(changed(inner, change) for inner in part)
+    return change(part)
 
 
 def _without_parameters(task: ItemMaker) -> ItemMaker:

@@ -39,11 +39,12 @@ class Loader:
     """Yields this rank's micro-batches of every step in ``range(start_step, stop_step)``, one list a step.
 
     ``plan``: the steps' :data:`Plan`, or a function step -> plan that is the same on every rank. ``workers``: processes
-    that load ahead, ``prefetch`` micro-batches each; 0 loads in this process. What is yielded depends on neither, and
-    the ranks' parts, one after another, are the batch of a single rank. Neither draws from torch's global generator.
-    A broken sample is replaced and named, as :class:`Feed` says; :class:`DataError` where nothing can replace it. A
-    context manager: leaving it ends the workers. Raises ValueError for a plan that is not every feed's micro-batches
-    once, or a batch of fewer samples than ranks, or a task that cannot be sent to workers.
+    that load ahead, two micro-batches each; 0 loads in this process. ``pin``: into page-locked memory, for a GPU. What
+    is yielded depends on neither, and the ranks' parts, one after another, are the batch of a single rank. Neither
+    draws from torch's global generator. A broken sample is replaced and named, as :class:`Feed` says;
+    :class:`DataError` where nothing can replace it. A context manager: leaving it ends the workers. Raises ValueError
+    for a plan that is not every feed's micro-batches once, or a batch of fewer samples than ranks, or a task that
+    cannot be sent to workers.
 
     Workers are started by a fork server, a process that has imported the tasks' modules and run nothing. Forking the
     training process itself would copy the locks of its OpenMP, gloo and DeepSpeed threads as they happen to stand, and
@@ -60,7 +61,7 @@ class Loader:
         workers: int = 0,
         start_step: int = 0,
         stop_step: int,
-        prefetch: int = 2,
+        pin: bool = False,
     ) -> None:
         self._feeds = dict(feeds)
         self._steps = range(start_step, stop_step)
@@ -80,7 +81,7 @@ class Loader:
             batch_size=None,
             sampler=_Keys(self._steps, self._planned),
             num_workers=workers,
-            prefetch_factor=prefetch if workers else None,
+            pin_memory=pin,
             multiprocessing_context=context,
             collate_fn=_unchanged,
             worker_init_fn=partial(_guard, self._held_by_workers) if context else None,

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from interlace.data_recipes.feed import MicroBatch
+from interlace.data_recipes.feed import MicroBatch, changed
 from interlace.tasks.interface import Batch, Progress, Term
 
 from .cosine import TaskGradients
@@ -142,15 +142,13 @@ def objective(terms: Mapping[str, Term], share: float) -> tuple[Tensor, Tensor, 
     return loss, sums.detach(), counts
 
 
-def to_device(value: Batch, device: torch.device) -> Batch:
-    """Move every tensor of a batch, however deep it lies, to ``device``."""
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch, however deep it lies, to ``device``, without waiting for those in pinned memory."""
 
-    def move(item: object) -> object:
-        if isinstance(item, dict):
-            return {key: move(inner) for key, inner in item.items()}
-        if isinstance(item, list | tuple):
-            return type(item)(move(inner) for inner in item)
-        to = getattr(item, "to", None)
-        return to(device) if callable(to) else item
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=True)
+        return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
 
-    return {key: move(inner) for key, inner in value.items()}
+    moved: Batch = changed(batch, move)
+    return moved

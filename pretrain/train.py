@@ -146,6 +146,7 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
         workers=engine.workers,
         start_step=start,
         stop_step=engine.steps,
+        pin=ranks.device.type == "cuda",
     )
     broken = BrokenSamples(folder, feeds, engine.max_broken, ranks, observer.say)
     broken.begin(start)

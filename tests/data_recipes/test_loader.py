@@ -104,6 +104,20 @@ def test_ranks_parts_are_the_whole_batch(sources: dict[str, ShardReader], world:
             assert max(sizes) - min(sizes) <= 1
 
 
+def test_torch_pins_all_tensors_of_a_micro_batch_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's pinning does with a micro-batch, on a machine that may have no GPU."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor + 100)
+    numbers, text = np.arange(2), "depth"
+    group = {"rows": [torch.tensor(2), text], "pair": (torch.tensor(3), 4)}
+    batch = {"a": torch.tensor(1), "group": group, "n": numbers}
+    micro = MicroBatch("ssl", 1, batch, ["rooms/3"], [])
+    found = torch.utils.data._utils.pin_memory.pin_memory(micro)
+    assert found.batch == {"a": 101, "group": {"rows": [102, text], "pair": (103, 4)}, "n": numbers}
+    assert isinstance(found.batch["group"]["pair"], tuple)
+    assert (found.task, found.index, found.keys, found.broken) == ("ssl", 1, ["rooms/3"], [])
+    assert batch["a"] == 1
+
+
 def test_starting_later_goes_on(sources: dict[str, ShardReader]) -> None:
     whole = steps(Loader(make_feeds(sources), PLAN, stop_step=6))
     assert_equal(whole[4:], steps(Loader(make_feeds(sources), PLAN, start_step=4, stop_step=6)))
