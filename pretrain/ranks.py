@@ -66,7 +66,7 @@ def _adopt_slurm() -> None:
     if "MASTER_ADDR" not in os.environ:
         hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
-    # Jobs that share a node need ports of their own; 15,000 above 20,000 stay clear of the ephemeral range.
+    # Jobs that share a node need ports of their own; 20,000 to 31,999 lie below the ephemeral ones of Linux.
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]

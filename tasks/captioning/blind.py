@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interlace.data_recipes import Sample, generator
+from interlace.data_recipes.statistics import scene
 
 from .decoder import answer_loss, batch_rows, no_visual
 from .options import BlindOptions
@@ -63,8 +64,7 @@ def fit_text_only(
     """Train ``decoder`` on the texts alone, and return it with the weights that were best on scenes kept apart.
 
     AdamW with a cosine rate for ``options.steps`` steps, on batches drawn from ``seed``; every ``check_every`` steps
-    the loss is measured on one training scene in 16 (a key's first two parts name its scene). Held-out samples play
-    no part. Deterministic on one device.
+    the loss is measured on one training scene in 16. Held-out samples play no part. Deterministic on one device.
     """
     rows = [asked.row for asked in questions]
     apart = _kept_apart([samples[asked.sample] for asked in questions], seed)
@@ -94,7 +94,7 @@ def fit_text_only(
 
 def _kept_apart(samples: Sequence[Sample], seed: int) -> list[bool]:
     """Which samples belong to the scenes kept apart: at least one scene where there are two, never all."""
-    scenes = ["/".join(sample.key.split("/")[:2]) for sample in samples]
+    scenes = [scene(sample.key) for sample in samples]
     names = sorted(set(scenes))
     count = min(max(len(names) // KEPT_APART, 1), len(names) - 1) if names else 0
     chosen = {names[i] for i in generator(seed, "captioning", "kept apart").permutation(len(names))[:count]}

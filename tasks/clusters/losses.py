@@ -40,7 +40,7 @@ def score(
     from ``start``.
     """
     local = positives - start
-    owner, at = ((local >= 0) & (local < len(bank)) & (positives >= 0)).nonzero(as_tuple=True)
+    owner, at = ((local >= 0) & (local < len(bank))).nonzero(as_tuple=True)  # what is absent, -1, lies before any start
     rows = local[owner, at]
     apart = torch.ones(len(embeddings), len(negatives), dtype=torch.bool, device=embeddings.device)
     if len(negatives):
