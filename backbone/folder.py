@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,8 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
     elif model_type == EXPORTED:
         made_by, own = "interlace export", _own_config(folder, fields.get(FIELDS))
     elif model_type == "dinov3_vit":
-        made_by, own = "transformers", config_from_transformers(fields)
+        with _told_of(folder / CONFIG):
+            made_by, own = "transformers", config_from_transformers(fields)
     else:
         raise ValueError(f"{folder / CONFIG}: neither an Interlace backbone nor a DINOv3 of transformers")
     config = dataclasses.replace(own, **changes)
@@ -113,7 +116,17 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
         changed={name: (getattr(own, name), value) for name, value in changes.items() if getattr(own, name) != value},
     )
     state = {name: tensor.float() for name, tensor in state.items()}
-    return build(config, from_transformers(state, config) if foreign else state), report
+    with _told_of(folder):
+        return build(config, from_transformers(state, config) if foreign else state), report
+
+
+@contextmanager
+def _told_of(place: Path) -> Iterator[None]:
+    """A ValueError inside says where it was found."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _without_prefix(folder: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,7 +152,8 @@ def _own_config(folder: Path, fields: object) -> BackboneConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"{folder / CONFIG}: no {FIELDS!r} object with the backbone's fields")
     try:
-        return BackboneConfig(**fields)
+        with _told_of(folder / CONFIG):
+            return BackboneConfig(**fields)
     except TypeError as error:  # an unknown or missing field
         raise ValueError(f"{folder / CONFIG}: {error}") from None
 
@@ -149,7 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; a backbone's folder holds {CONFIG} and {WEIGHTS}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: expected a JSON object")
@@ -175,7 +189,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _indexed(index: Path) -> list[str]:
     """The files beside an index that it names."""
     named = _read_json(index).get("weight_map")
-    files = sorted(set(named.values())) if isinstance(named, dict) else []
+    files = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
     wrong = [name for name in files if name != Path(name).name or not name.endswith(".safetensors")]
     if wrong or not files:
         found = f"names {', '.join(wrong)}" if wrong else "names no files"

@@ -299,9 +299,11 @@ class Stream:
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Let these rows (None: all) begin a new stream: their next frame is a first frame. Nothing is allocated."""
         self._check_open()
-        for row in range(self._cache.batch) if rows is None else rows:
+        chosen = range(self._cache.batch) if rows is None else rows
+        for row in chosen:
             if not 0 <= row < self._cache.batch:
                 raise ValueError(f"stream: row {row}: allowed are rows from 0 to {self._cache.batch - 1}")
+        for row in chosen:
             self._cache.seen[row] = 0
 
     def state(self) -> dict[str, Tensor]:

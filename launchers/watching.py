@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features
-from interlace.backbone.locate import locate
+from interlace.backbone.folder import EXPORTED
+from interlace.backbone.locate import CONFIG, locate
 from interlace.backbone.preprocess import fit, whole_patches
 from interlace.tasks.geometry import Prediction
 from interlace.tasks.geometry.heads import GeometryHeads
@@ -152,11 +154,16 @@ def load_geometry(path: str, backbone: Backbone) -> tuple[GeometryHeads, int] | 
     """The geometry heads that a run or an export keeps beside its backbone, and the short side that they were trained
     at; None where there are none.
 
-    Raises ValueError for heads that are broken or were trained on another backbone.
+    Raises ValueError for heads that are broken, were trained on another backbone, or are not there though an export's
+    config says so.
     """
     folder = locate(path)
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    promised = fields.get("heads", {}) if fields.get("model_type") == EXPORTED else {}
     folder = (folder.parent if folder.name == "backbone" else folder) / "heads"
-    if not any((folder / f"geometry.{ending}").exists() for ending in ("json", "safetensors")):
+    if "geometry" not in promised and not any(
+        (folder / f"geometry.{ending}").exists() for ending in ("json", "safetensors")
+    ):
         return None
     heads = load_heads(folder, backbone.config).to(backbone.embedding.cls_token.device).requires_grad_(False)
     size = read_options(folder, backbone.config)["size"]

@@ -86,6 +86,7 @@ compare("plain", image_model(pixels).pooler_output, given["plain"])
 found["told"] = {
     "weights": told(lambda: AutoModel.from_pretrained(broken, trust_remote_code=True)),
     "heads": told(lambda: model.load_heads("captioning")),
+    "lost": told(lambda: AutoModel.from_pretrained(again, trust_remote_code=True).load_heads("geometry")),
     "dtype": told(lambda: model(frames.long())),
     "sizes": told(lambda: processor([picture, picture.resize((200, 50))])),
     "nothing": told(lambda: processor()),

@@ -107,6 +107,7 @@ def check(found: dict[str, Any]) -> None:
     told = found["told"]
     assert told["weights"].endswith("weights do not fit the config: missing: backbone.blocks.1.norm2.bias")
     assert told["heads"].endswith("no 'captioning' heads were exported with this backbone; there are: geometry")
+    assert told["lost"].endswith("again: no heads/geometry.json, which its config.json promises")
     assert told["dtype"].startswith("frames: expected float [B, T, 3, H, W], found torch.int64")
     assert re.match(r"processor: 2 inputs become .*: give them one by one, or size=", told["sizes"])
     assert told["nothing"] == "processor: give images or videos, one of them"
@@ -166,6 +167,13 @@ def test_the_code_imports_what_a_user_has(exported: Path) -> None:
     """transformers refuses a model whose code names a package that is missing, wherever in the file it does."""
     allowed = {"torch", "transformers", "safetensors", "numpy", "PIL", *sys.stdlib_module_names}
     assert imported(exported / "model") <= allowed
+
+
+def test_the_model_and_its_heads_need_no_pillow(tmp_path: Path) -> None:
+    """Pillow is for the processor alone; transformers refuses code that names a package which is not there."""
+    for name, text in flatten([MODEL, GeometryHeads.__module__]).items():
+        (tmp_path / name).write_text(text)
+    assert imported(tmp_path) <= {"torch", "transformers", "safetensors", "numpy", *sys.stdlib_module_names}
 
 
 def test_no_buffer_could_arrive_as_garbage() -> None:

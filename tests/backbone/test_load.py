@@ -117,6 +117,48 @@ def test_a_dinov3_config_that_disagrees_is_refused_too(tmp_path: Path, field: st
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", lambda config: json.dumps({**config, "depth": 0}), r"config\.json: depth: found 0, allowed is"),
+        ("config.json", lambda config: json.dumps({**config, "dep": 2}), r"config\.json: .*unexpected keyword .*'dep'"),
+        ("config.json", lambda config: "{", r"config\.json: not JSON \("),
+        ("config.json", lambda config: b"\xff\xfe\x80", r"config\.json: not JSON \("),
+        ("config.json", lambda config: "[]", r"config\.json: expected a JSON object"),
+        ("config.json", lambda config: '{"model_type": "dinov3_vit"}', r"config\.json: the DINOv3 config lacks drop_p"),
+        (
+            "config.json",
+            lambda config: '{"model_type": "bert"}',
+            r"config\.json: neither an Interlace backbone nor",
+        ),
+        ("model.safetensors", lambda config: b"\0" * 99, r"model\.safetensors: not a whole safetensors file \("),
+        ("model.safetensors", lambda config: b"", r"model\.safetensors: not a whole safetensors file \("),
+        (
+            "model.safetensors.index.json",
+            lambda config: '{"weight_map": {"a": 1}}',
+            r"model\.safetensors\.index\.json: names 1; allowed",
+        ),
+    ],
+)
+def test_a_broken_folder_is_one_line_that_names_the_file(
+    tmp_path: Path, file: str, content: Callable[[dict[str, Any]], str | bytes], message: str
+) -> None:
+    save(lively(tiny()), tmp_path)
+    written = content(json.loads((tmp_path / "config.json").read_text()))
+    (tmp_path / file).write_bytes(written.encode() if isinstance(written, str) else written)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path))}/{message}[^\n]*$"):
+        load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_told_with_their_folder(tmp_path: Path) -> None:
+    save(lively(tiny()), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["blocks.1.norm2.bias"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path))}: weights do not fit .*: missing blocks\.1\.n"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
     "changes", [{}, {"gated_mlp": True, "query_value_bias": False, "registers": 0, "attention": "bidirectional"}]
 )
 def test_weights_tell_the_shape_they_have(changes: dict[str, Any]) -> None:

@@ -315,5 +315,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(arguments: dict[str, A
         with pytest.raises(ValueError, match=message):
             stream(CLIP[:, :1], **arguments)
         assert stream.seen == (0, 0, 0)
+        stream(CLIP[:, :1])
         with pytest.raises(ValueError, match="row 3: allowed are rows from 0 to 2"):
-            stream.reset([3])
+            stream.reset([0, 3])
+        assert stream.seen == (1, 1, 1)

@@ -235,5 +235,5 @@ def test_what_is_no_backbone_s_folder_is_refused(tmp_path: Path) -> None:
 )
 def test_an_image_model_we_cannot_compute_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     dinov3(**changes).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"^{next(iter(changes))}: found"):
+    with pytest.raises(ValueError, match=rf"config\.json: {next(iter(changes))}: found"):
         load(tmp_path)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interlace.backbone import Backbone, BackboneConfig, load, normalise, save
+from interlace.backbone.export import new_folder, write_model
 from interlace.backbone.preprocess import whole_patches
 from interlace.eval.frozen import digest
 from interlace.launchers import cli, recordings
@@ -474,3 +475,14 @@ def test_broken_heads_are_one_line(break_it: Any, line: str, folder: Path, tmp_p
         load_geometry(str(tmp_path / "backbone"), load_frozen(str(folder / "bare")))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_export_that_lost_its_heads_is_one_line(folder: Path, tmp_path: Path) -> None:
+    backbone = load_frozen(str(folder / "bare"))
+    with new_folder(tmp_path / "export") as target:
+        write_model(backbone, target, licence="mit", size=32)
+    assert load_geometry(str(tmp_path / "export"), backbone) is None
+    config = tmp_path / "export" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "heads": {"geometry": "heads.GeometryHeads"}}))
+    with pytest.raises(ValueError, match=r"^\S+heads/geometry\.\w+: no such file;[^\n]*$"):
+        load_geometry(str(tmp_path / "export"), backbone)
