@@ -208,7 +208,8 @@ def _vla(run: Path, seed: int, plan: Plan, blind: bool) -> Job:
     name = "vla_blind" if blind else "vla"
     to = run / HOME / name
     changes = ("tasks.vla.options.blind=true", *plan.vla) if blind else plan.vla
-    how = ("--episodes", str(plan.episodes), "--chains", "0")
+    # Expert and controls stand beside the policy that sees.
+    how = ("--episodes", str(plan.episodes), "--chains", "0", *(("--alone",) if blind else ()))
     return _job(
         name,
         Command(training("vla_demo", to, run / "backbone", seed, changes), to / ENDED),

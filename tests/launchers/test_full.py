@@ -166,6 +166,8 @@ def test_seeds_and_backbones_go_where_they_should(tmp_path: Path) -> None:
     assert {name for name in words if "blind" in words[name].replace(str(tmp_path), "")} == {"vlm_blind", "vla_blind"}
     assert "pretrain vlm_demo_blind " in words["vlm_blind"]
     assert " tasks.vla.options.blind=true " in words["vla_blind"]
+    played = {job.name: job.commands[-1].words for stage in stages(tmp_path, 3, Plan()) for job in stage.jobs}
+    assert [("--alone" in played[name]) for name in ("vla", "vla_blind")] == [False, True]
 
 
 def test_another_seed_is_refused(tmp_path: Path, console: Console) -> None:
