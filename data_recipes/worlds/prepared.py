@@ -88,7 +88,7 @@ def drawing(
         try:
             yield pool.map(draw, jobs)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
