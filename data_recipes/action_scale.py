@@ -83,9 +83,30 @@ class ActionScale:
                     "use the policy with the data that it was trained on"
                 )
 
+    def demand_near(self, other: ActionScale, name: str) -> None:
+        """DataError for an axis whose range is more than twice ``other``'s or less than half of it: another robot's
+        numbers, or in other units. For where a scale is computed from data, and differs from release to release."""
+        if self.size != other.size:
+            raise DataError(f"{name}: its actions are {other.size} numbers, and this policy's {self.size}")
+        for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if not 0.5 <= (high - low) / (other.high[axis] - other.low[axis]) <= 2:
+                raise DataError(
+                    f"{name}: its actions are scaled otherwise than this policy's (axis {axis} goes from "
+                    f"{other.low[axis]} to {other.high[axis]}, not {low} to {high}); use the policy with the robot "
+                    "that it was trained on"
+                )
+
     def _check(self, actions: np.ndarray) -> None:
         if actions.shape[-1:] != (self.size,):
             raise DataError(f"actions {actions.shape} where each has {self.size} numbers in this policy's scale")
+
+
+#: The 1% and 99% quantiles that are published with BridgeData V2: metres and radians a step.
+BRIDGE = ActionScale(
+    "quantiles",
+    (-0.0287, -0.0417, -0.0261, -0.0809, -0.0929, -0.2072),
+    (0.0283, 0.0409, 0.0402, 0.0819, 0.0779, 0.2038),
+)
 
 
 def load_scale(folder: Path) -> ActionScale:

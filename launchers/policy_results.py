@@ -150,7 +150,11 @@ def run_simulator(
     device: str,
     console: Console,
 ) -> None:
-    """Let a policy act in CALVIN, LIBERO or SimplerEnv; keep results and videos in the run."""
+    """Let a policy act in CALVIN, LIBERO or SimplerEnv; keep results and videos in the run.
+
+    Raises DataError for one whose actions are scaled otherwise, where the simulator's scale is known.
+    """
+    from interlace.data_recipes.action_scale import BRIDGE
     from interlace.eval.compare import RESULTS
     from interlace.eval.policy import Films, Who, attempts, chains, success
     from interlace.eval.subjects import FrozenBackbone
@@ -161,6 +165,8 @@ def run_simulator(
 
     world, count, scale = open_simulator(on, data, sequences, suite, episodes)
     task, eyes = load_vla(run, backbone)
+    if on == "simpler":
+        task.scale.demand_near(BRIDGE, world.name)
     subject = FrozenBackbone(eyes.to(device), run.name)
     policy = Policy(task.to(device), eyes, scale=scale, name=world.name)
     out = out or run / RESULTS / f"policy-{on}.json"

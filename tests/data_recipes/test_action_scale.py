@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from robots import states_and_commands, write_bridge_raw
 
 from interlace.data_recipes import DataError
 from interlace.data_recipes.action_scale import (
+    BRIDGE,
     CALVIN_CLIP,
     ActionScale,
     clip_scale,
@@ -17,6 +19,7 @@ from interlace.data_recipes.action_scale import (
     quantile_scale,
 )
 from interlace.data_recipes.bridge import BridgeRawReader, bridge_actions
+from interlace.data_recipes.recipe import find_recipe
 
 
 def test_calvin_is_cut_at_065_and_its_gripper_left_alone() -> None:
@@ -72,3 +75,21 @@ def test_actions_of_another_width_are_refused() -> None:
 def test_a_scale_that_scales_nothing_is_refused(low: tuple[float, ...], high: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="scale of actions"):
         ActionScale("quantiles", low, high)
+
+
+def test_what_was_computed_anew_is_near_and_another_robots_is_not() -> None:
+    anew = ActionScale("quantiles", tuple(1.4 * low for low in BRIDGE.low), tuple(1.4 * high for high in BRIDGE.high))
+    anew.demand_near(BRIDGE, "x")
+    wide = ActionScale("stated", BRIDGE.low, (*BRIDGE.high[:5], 0.7))
+    for other, told in (
+        (wide, "x: its actions are scaled otherwise than this policy's .axis 5"),
+        (clip_scale(0.01, 6), "axis 0"),
+        (clip_scale(0.65, 3), "x: its actions are 7 numbers, and this policy's 4"),
+    ):
+        with pytest.raises(DataError, match=told):
+            other.demand_near(BRIDGE, "x")
+
+
+def test_the_published_scale_is_the_recipes() -> None:
+    options = yaml.safe_load(find_recipe("vla_bridge").read_text())["tasks"]["vla"]["options"]
+    assert (tuple(options["low"]), tuple(options["high"])) == (BRIDGE.low, BRIDGE.high)

@@ -6,18 +6,27 @@ The stand-ins have the keys, shapes, types and signatures of the simulators' own
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from interlace.data_recipes import DataError
 from interlace.eval.policy import Order, attempt, attempts
 from interlace.eval.policy_calvin import CalvinChain, CalvinWorld, open_calvin, read_chains
 from interlace.eval.policy_libero import LiberoWorld, open_libero
 from interlace.eval.policy_simpler import SimplerWorld, open_simpler, rotation_vector
+from interlace.launchers import policy_results
 from interlace.launchers.policy_results import open_simulator
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
+
+from language import write_tokenizer  # noqa: E402
+from tiny_vla import build  # noqa: E402
 
 STATE = {
     "led": 0,
@@ -418,3 +427,17 @@ def test_the_command_says_what_a_world_needs(tmp_path: Path) -> None:
         open_simulator("calvin", tmp_path, None, "libero_goal", None)
     with pytest.raises(ValueError, match=r"no suite 'libero_one'; it has libero_spatial"):
         open_simulator("libero", None, None, "libero_one", None)
+
+
+def test_a_policy_of_another_robot_is_refused_in_simpler_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CALVIN's has as many numbers, and would swing the arm by decimetres."""
+    task, eyes = build(write_tokenizer(tmp_path), low=(-0.65,) * 6, high=(0.65,) * 6)
+    monkeypatch.setattr("interlace.tasks.vla.load_vla", lambda run, backbone: (task, eyes))
+    world = SimplerWorld(lambda name: None)
+    monkeypatch.setattr(policy_results, "open_simulator", lambda *asked: (world, 1, None))
+    with pytest.raises(
+        DataError, match=r"SimplerEnv WidowX: .* \(axis 0 goes from -0.0287 to 0.0283, not -0.65 to 0.65"
+    ):
+        policy_results.run_simulator(
+            tmp_path, "simpler", None, None, "", None, tmp_path / "r.json", None, "cpu", Console(quiet=True)
+        )
