@@ -36,7 +36,7 @@ def engine_step(parts: Parts, micros: list[MicroBatch], shares: dict[str, float]
     parts.cosine.begin(sample=False)
     progress = Progress(steps, 10**6, 0)
     interlaced_step(
-        parts, micros, shares=shares, progress=progress, rate=1e-4, clip=1.0, stop=False, device=ranks.device
+        parts, micros, shares=shares, progress=progress, rate=1e-4, clip=1.0, stop=lambda: False, device=ranks.device
     )
 
 
