@@ -23,7 +23,7 @@ def scene(key: str) -> str:
 
 
 def interval(values: np.ndarray, scenes: Sequence[str]) -> tuple[float, float]:
-    """The bootstrap interval of the mean of ``values`` [n], whole scenes drawn with replacement."""
+    """The bootstrap interval of the mean of ``values`` [n], whole scenes drawn with replacement: see :func:`bounds`."""
     _, member = np.unique(np.asarray(scenes), return_inverse=True)
     return bounds(resampled(np.bincount(member, weights=values)[:, None], np.bincount(member)[:, None]))
 
@@ -41,8 +41,13 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def resampled(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[RESAMPLINGS] what :func:`ratio` would be of other groups: ``sums`` and ``counts`` [groups, k], a row a group."""
+    """[RESAMPLINGS] what :func:`ratio` would be of other groups: ``sums`` and ``counts`` [groups, k], a row a group.
+
+    All NaN for a single group, which does not tell how much groups differ.
+    """
     groups, width = sums.shape
+    if groups == 1:
+        return np.full(RESAMPLINGS, np.nan)
     rng, rows = generator(0, "bootstrap", groups), max(1, _AT_ONCE // (groups * width))
     drawn = []
     for start in range(0, RESAMPLINGS, rows):
@@ -52,10 +57,24 @@ def resampled(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def bounds(draws: np.ndarray) -> tuple[float, float]:
-    """The interval that holds :data:`COVERAGE` of ``draws``, tails alike."""
+    """The interval that holds :data:`COVERAGE` of ``draws``, tails alike; everything where no draw is known."""
+    if np.isnan(draws).all():
+        return -math.inf, math.inf
     tail = (1 - COVERAGE) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def verdict(low: float, high: float) -> str:
+    """What the interval of a gain says: better or worse where it leaves out 0, unknown where it is everything."""
+    if math.isinf(low) and math.isinf(high):
+        return "unknown"
+    return "better" if low > 0 else "worse" if high < 0 else "no different"
+
+
+def finite(*numbers: float) -> tuple[float | None, ...]:
+    """For JSON, which knows no infinity: None in its place."""
+    return tuple(each if math.isfinite(each) else None for each in numbers)
 
 
 def signed(*numbers: float) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interlace.data_recipes.statistics import bounds, resampled, signed
+from interlace.data_recipes.statistics import bounds, resampled, signed, verdict
 
 from .result import Facts, Result, read, read_pictures
 
@@ -151,7 +151,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no different"
+        return verdict(self.low, self.high)
 
 
 def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:

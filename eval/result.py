@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interlace.data_recipes.statistics import bounds, ratio, resampled
+from interlace.data_recipes.statistics import bounds, finite, ratio, resampled
 
 KIND, VERSION = "interlace.results", 1
 
@@ -93,7 +93,7 @@ class Result:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Bounds of the value, units resampled."""
+        """Bounds of the value, units resampled; of a single unit infinite."""
         return bounds(resampled(self.sums, self.counts))
 
     @property
@@ -127,13 +127,14 @@ def result(scores: Scores, facts: Facts) -> Result:
 
 
 def write(results: Sequence[Result], path: Path, pictures: Sequence[Mapping[str, str]] = ()) -> Path:
-    """Write results as JSON, whole or not at all. ``value``, ``low`` and ``high`` are there for other tools.
+    """Write results as JSON, whole or not at all. ``value``, ``low`` and ``high`` are there for other tools; of a
+    single unit, which has no interval, the last two are null.
 
     ``pictures``: what was drawn beside, each with its ``file``, ``name``, ``title`` and ``caption``.
     """
     rows = []
     for each in results:
-        low, high = each.interval
+        low, high = finite(*each.interval)
         row = dataclasses.asdict(each)
         rows.append(
             {**row.pop("facts"), **row, "n": each.n, "of": each.of, "value": each.value, "low": low, "high": high}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from interlace.data_recipes.broken import read_samples
 from interlace.data_recipes.recipe import resolve
 from interlace.data_recipes.schema import Recipe
 from interlace.data_recipes.sources import open_source
-from interlace.data_recipes.statistics import signed
+from interlace.data_recipes.statistics import signed, verdict
 from interlace.eval.compare import RESULTS
 from interlace.eval.result import read as read_results
 from interlace.pretrain.run_folder import RunFolder
@@ -110,8 +111,9 @@ def durations(metrics: Sequence[dict[str, Any]]) -> list[float]:
 def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A line a measure: its last row, its ``start``, its ``meaning``, and the ``verdict``.
 
-    The verdict is whether the gain's interval leaves out 0; "reference" of a measure that no training moves. Measures
-    that applied to no sample are left out. The meaning is empty for what this version does not know.
+    The verdict is what its gain's interval says, and "reference" of a measure that no training moves; a bound that is
+    None in a row is infinite here. Measures that applied to no sample are left out. The meaning is empty for what this
+    version does not know.
     """
     table = []
     for task, name in dict.fromkeys((row["task"], row["measure"]) for row in rows):
@@ -119,9 +121,11 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if mine:
             last, known = mine[-1], TASKS.get(task, Task)
             meaning = next((text for key, text in known.meanings.items() if fnmatchcase(name, key)), "")
-            verdict = "better" if last["low"] > 0 else "worse" if last["high"] < 0 else "no different"
-            verdict = "reference" if name in known.references else verdict
-            table.append({**last, "start": mine[0]["value"], "meaning": meaning, "verdict": verdict})
+            low = -math.inf if last["low"] is None else last["low"]
+            high = math.inf if last["high"] is None else last["high"]
+            said = "reference" if name in known.references else verdict(low, high)
+            told = {"low": low, "high": high, "start": mine[0]["value"], "meaning": meaning, "verdict": said}
+            table.append({**last, **told})
     return table
 
 

@@ -37,7 +37,7 @@ SHOWN_ANSWERS, SHOWN_FILMS = 12, 3
 
 @dataclass(frozen=True)
 class Row:
-    """Cells of text, and what the last column's verdict is: better, worse or no different."""
+    """Cells of text, and what the last column's verdict is."""
 
     cells: tuple[str, ...]
     verdict: str = ""

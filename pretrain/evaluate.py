@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from interlace.data_recipes import Sample
-from interlace.data_recipes.statistics import interval, scene
+from interlace.data_recipes.statistics import finite, interval, scene
 from interlace.tasks.interface import Measure, Task
 
 #: Samples that pictures choose from: enough for a picture of neighbours to have some.
@@ -38,8 +38,8 @@ def evaluate(backbone: nn.Module, held_out: Mapping[str, HeldOut], step: int) ->
     """One row a measure: ``{"step", "task", "measure", "value", "better", "blind", "low", "high", "n", "of"}``.
 
     ``low`` and ``high`` bound, at 95%, by how much the model is better than blind (positive = better whatever
-    ``better`` says); scenes are resampled, not samples, because clips of one room err alike. ``n`` of ``of`` samples
-    took part: the others are broken.
+    ``better`` says); scenes are resampled, not samples, because clips of one room err alike, and a single scene has no
+    bounds (None). ``n`` of ``of`` samples took part: the others are broken.
     """
     rows: list[dict[str, Any]] = []
     was_training = backbone.training
@@ -80,5 +80,5 @@ def row(measure: Measure, scenes: Sequence[str]) -> dict[str, Any]:
     if not len(values):
         return {**facts, "value": None, "blind": None, "low": None, "high": None}
     gain = values - blind if measure.better == "higher" else blind - values
-    low, high = interval(gain, [name for name, used in zip(scenes, applies, strict=True) if used])
+    low, high = finite(*interval(gain, [name for name, used in zip(scenes, applies, strict=True) if used]))
     return {**facts, "value": float(values.mean()), "blind": float(blind.mean()), "low": low, "high": high}

@@ -1,8 +1,8 @@
 """Questions about a clip of a room that have one right answer, and answers of which none is likelier than another.
 
 Six kinds: how many objects there are, of what colour one is, whether one is left of another, which is nearer, whether
-one moves (the camera does, so one frame cannot tell), and what the sign says. All but the last two are about the clip's
-last frame. Every answer follows from the room's state and from the pixels that each object really has.
+one moves (the camera does, so one frame cannot tell), and what the sign says. All but the last two are about the last
+frame that is shown. Every answer follows from the room's state and from the pixels that each object really has.
 """
 
 from __future__ import annotations
@@ -31,59 +31,67 @@ _RARE = 0.25
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and its answer. ``side``: what must be as frequent as the kind's other sides, the answer mostly."""
+    """A question and its answer. ``side``: what must be as frequent as the kind's other sides, the answer mostly.
+
+    ``frame``: the last that whoever answers may see.
+    """
 
     kind: str
     prompt: str
     answer: str
     side: str
+    frame: int
 
 
 def ask(scene: Scene, views: Sequence[View], rng: np.random.Generator) -> list[Asked]:
-    """Every question that this clip answers clearly. ``rng`` decides who of two is named first."""
+    """Every question that these frames of a clip, its first ones, answer clearly.
+
+    ``rng`` decides who of two is named first.
+    """
+    number = len(views) - 1
     frames = [see(scene, view.instances, view.depth) for view in views]
     last, counts = frames[-1], Counter(thing.name for thing in scene.things)
     clear = [one for one in last if one.area >= _MIN_AREA]
     found = []
     if len(clear) == len(last):
-        found.append(_plain("count", "how many objects are there?", str(len(clear))))
+        found.append(_plain("count", "how many objects are there?", str(len(clear)), number))
     shapes = Counter(scene.things[one.index].shape for one in last)
     for one in clear:
         thing = scene.things[one.index]
         if thing.colour is not None and shapes[thing.shape] == 1:
-            found.append(_plain("colour", f"what colour is the {thing.shape}?", thing.colour))
+            found.append(_plain("colour", f"what colour is the {thing.shape}?", thing.colour, number))
     named = [one for one in clear if counts[one.name] == 1]
     for pair in combinations(named, 2):
-        found += _pair(*(pair if rng.integers(2) else pair[::-1]))
+        found += _pair(*(pair if rng.integers(2) else pair[::-1]), number)
     for one in named:
         if all(any(other.index == one.index and other.area >= _MIN_AREA for other in seen) for seen in frames):
             moves = scene.things[one.index].motion.kind != "still"
-            found.append(_plain("moved", f"does the {one.name} move?", "yes" if moves else "no"))
+            found.append(_plain("moved", f"does the {one.name} move?", "yes" if moves else "no", number))
     sign = BACKGROUND.index("sign")
     if any(legible(scene.sign, v.pose, v.intrinsics, float((v.instances == sign).mean())) for v in views):
-        found.append(_plain("sign", OCR_PROMPT, scene.sign.word))
+        found.append(_plain("sign", OCR_PROMPT, scene.sign.word, number))
     return found
 
 
-def _plain(kind: str, prompt: str, answer: str) -> Asked:
-    return Asked(kind, prompt, answer, answer)
+def _plain(kind: str, prompt: str, answer: str, frame: int) -> Asked:
+    return Asked(kind, prompt, answer, answer, frame)
 
 
-def _pair(one: Seen, other: Seen) -> list[Asked]:
+def _pair(one: Seen, other: Seen, frame: int) -> list[Asked]:
     """What can be asked of two objects, ``one`` named first."""
     found = []
     if abs(one.column - other.column) >= _APART:
         left = "yes" if one.column < other.column else "no"
-        found.append(_plain("left of", f"is the {one.name} left of the {other.name}?", left))
+        found.append(_plain("left of", f"is the {one.name} left of the {other.name}?", left, frame))
     if abs(one.depth - other.depth) >= _DEEPER:
         side, nearer = ("first", one) if one.depth < other.depth else ("second", other)
         prompt = f"which is nearer, the {one.name} or the {other.name}?"
-        found.append(Asked("nearer", prompt, nearer.name, side))
+        found.append(Asked("nearer", prompt, nearer.name, side, frame))
     return found
 
 
-def balanced(clips: Sequence[Sequence[Asked]], frames: int, seed: int) -> list[list[Text]]:
-    """The clips' questions, about their last of ``frames`` frames, so that of each kind every side is equally frequent.
+def balanced(clips: Sequence[Sequence[Asked]], seed: int) -> list[list[Text]]:
+    """The clips' questions, so that of each kind every side is equally frequent.
 
     Which questions stay is drawn from ``seed``. Sides that are rarer than a quarter of the commonest are left out.
     """
@@ -100,5 +108,5 @@ def balanced(clips: Sequence[Sequence[Asked]], frames: int, seed: int) -> list[l
         for side, found in common.items():
             order = generator(seed, "questions", kind, side).permutation(len(found))[:least]
             for clip, one in (found[index] for index in sorted(order)):
-                chosen[clip].append(Text(kind=kind, prompt=one.prompt, answer=one.answer, frame=frames - 1))
+                chosen[clip].append(Text(kind=kind, prompt=one.prompt, answer=one.answer, frame=one.frame))
     return chosen

@@ -27,18 +27,22 @@ from .scene import draw_room
 from .tokenizer import train_tokenizer
 
 TOKENIZER = "tokenizer.model"
-_FORMAT = 4  # raise it when the same settings give other data
+_FORMAT = 5  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image")
 _LICENCE = "rendered from textures and meshes of miniworld (Apache-2.0) and Meta-World (MIT); see those packages"
 
 
 @dataclass(frozen=True)
 class QuestionSettings:
-    """How many rooms, and how large their clips."""
+    """How many rooms, and how large their clips.
+
+    ``asked_after``: of training clips, after how many frames questions are asked; of held-out ones after the last.
+    """
 
     seed: int = 0
     size: int = 64  # pixels a side
     frames: int = 8
+    asked_after: tuple[int, ...] = (4, 8)
     fps: float = 4.0
     train_rooms: int = 240
     train_scenes: int = 3
@@ -123,7 +127,8 @@ def draw_clips(job: _Job) -> list[tuple[Sample, list[Asked]]]:
                 frames=np.stack([view.image for view in views]),
                 times=shape.times,
             )
-            clips.append((sample, ask(scene, views, rng)))
+            ends = (shape.frames,) if job.held_out else job.settings.asked_after
+            clips.append((sample, [one for end in ends for one in ask(scene, views[:end], rng)]))
     return clips
 
 
@@ -136,7 +141,7 @@ def _write(
             clips += drawn
             if progress:
                 progress(folder.name, done, len(jobs))
-    texts = balanced([asked for _, asked in clips], settings.frames, settings.seed)
+    texts = balanced([asked for _, asked in clips], settings.seed)
     with SampleWriter(
         folder,
         name=folder.name,

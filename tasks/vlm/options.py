@@ -21,5 +21,5 @@ class VlmOptions(LanguageOptions):
     max_frames: int = Field(default=32, ge=1)  # of a video; where it has more, so many are spread over the whole of it
     pool: int = Field(default=2, ge=1)  # patches a side of a frame that are averaged into one token
     max_tokens: int = Field(default=32768, ge=4)  # of a whole conversation, visual ones included
-    texts: int = Field(default=1, ge=1)  # questions about one sample that share its features in a draw, at most
+    texts: int = Field(default=1, ge=1)  # questions about one sample that are turns of one conversation, at most
     max_generated: int = Field(default=256, ge=1)  # tokens of a generated answer

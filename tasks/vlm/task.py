@@ -20,7 +20,7 @@ from .llm import answer_loss, generate
 from .measures import MEANINGS, Blind, Question, accuracies, common_answers, questions_of
 from .options import VlmOptions
 from .pictures import draw_answers
-from .prompts import conversations_of
+from .prompts import conversation_of
 from .sight import Sight, Size, look
 from .video import watch
 
@@ -70,27 +70,27 @@ class Vlm(LanguageTask):
         return self.sight.chosen(times)
 
     def item(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """A conversation about the sample, or a few questions that share its frames, as rows of tokens.
+        """A conversation about the sample as a row of tokens.
 
         A sample without a question, or with a row longer than ``max_tokens``, teaches nothing and is named.
         """
-        conversations, frame = conversations_of(sample, self.options.texts, rng)
+        turns, frame = conversation_of(sample, self.options.texts, rng)
         views, size = self.views(sample, frame)
         visual = self.visual_tokens(len(views), size)
-        rows = [self.chat.row(turns, visual=visual > 0) for turns in conversations]
-        longest = max((row.length(visual) for row in rows), default=0)
-        reason = None if rows else "no question about the frames that are looked at"
-        if longest > self.options.max_tokens:
-            reason = f"{longest} tokens, more than max_tokens = {self.options.max_tokens}"
-        if reason is not None:
-            nothing = np.zeros((0, *views.shape[1:]), np.uint8)
-            return {"views": nothing, "size": None, "rows": [], "left_out": f"{sample.source}/{sample.key}: {reason}"}
-        return {"views": views, "size": size, "rows": rows, "left_out": None}
+        row = self.chat.row(turns, visual=visual > 0)
+        if not turns:
+            reason = "no question about the frames that are looked at"
+        elif row.length(visual) > self.options.max_tokens:
+            reason = f"{row.length(visual)} tokens, more than max_tokens = {self.options.max_tokens}"
+        else:
+            return {"views": views, "size": size, "row": row, "left_out": None}
+        nothing = np.zeros((0, *views.shape[1:]), np.uint8)
+        return {"views": nothing, "size": None, "row": None, "left_out": f"{sample.source}/{sample.key}: {reason}"}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
         """``views``: a sample's tiles or frames [n, 3, size, size] uint8 each; ``sizes``: (height, width) of images,
         None of videos; ``tokens``, ``learned``: rows; ``owner``: whose views a row sees. Never without a row."""
-        rows = [(row, index) for index, item in enumerate(items) for row in item["rows"]]
+        rows = [(item["row"], index) for index, item in enumerate(items) if item["row"] is not None]
         if not rows:
             start = Row()
             start.add([self.chat.tokenizer.bos], learned=False)

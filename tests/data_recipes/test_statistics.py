@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from interlace.data_recipes import statistics
-from interlace.data_recipes.statistics import bounds, interval, ratio, resampled, scene, signed
+from interlace.data_recipes.statistics import bounds, finite, interval, ratio, resampled, scene, signed, verdict
 
 
 def test_interval_agrees_with_scipys_bootstrap() -> None:
@@ -22,6 +22,14 @@ def test_copies_of_a_scene_add_no_certainty() -> None:
     once = interval(gain, [str(i) for i in range(20)])
     repeated = interval(np.repeat(gain, 50), [str(i) for i in np.repeat(np.arange(20), 50)])
     assert repeated == pytest.approx(once)
+
+
+def test_one_scene_says_nothing_of_others() -> None:
+    low, high = interval(np.array([0.3, 0.4, 0.5]), ["rooms/1"] * 3)
+    assert (low, high) == (-np.inf, np.inf)
+    assert finite(low, high) == (None, None)
+    assert verdict(low, high) == "unknown"
+    assert [verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(-0.1, 0.2)] == ["better", "worse", "no different"]
 
 
 def test_scene_is_the_room_not_the_clip() -> None:

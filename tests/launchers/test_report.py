@@ -192,6 +192,11 @@ def test_what_no_training_moves_is_neither_better_nor_worse() -> None:
     assert [found["verdict"] for found in gains(rows)] == ["better", "reference"]
 
 
+def test_a_gain_without_bounds_is_unknown() -> None:
+    (found,) = gains([{**row(9, 0.5), "low": None, "high": None}])
+    assert (found["low"], found["high"], found["verdict"]) == (-np.inf, np.inf, "unknown")
+
+
 def test_pictures_say_which_measure_is_no_better_than_blind() -> None:
     captions = next(kind for kind in KINDS if kind.pattern == "captioning")
     measured = {"token_ce": (0.1, 0.2), "ocr_match": (-0.1, 0.1), "box_iou": (-0.2, -0.1)}

@@ -44,3 +44,8 @@ def test_a_measure_that_applies_nowhere_has_no_value() -> None:
     nan = float("nan")
     empty = row(measure("lower", [nan], [nan], [nan]), ["a"])
     assert (empty["n"], empty["value"]) == (0, None)
+
+
+def test_a_single_scene_bounds_no_gain() -> None:
+    found = row(measure("lower", [0.1, 0.2], [0.9, 0.8], [0.9, 0.8]), ["a", "a"])
+    assert (found["value"], found["low"], found["high"]) == (pytest.approx(0.15), None, None)

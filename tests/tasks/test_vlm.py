@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from interlace.tasks.interface import Progress
 from interlace.tasks.vlm import Vlm, VlmOptions
 from interlace.tasks.vlm.chat import VISUAL, PlainChat, read_chat
 from interlace.tasks.vlm.measures import common_answers
+from interlace.tasks.vlm.prompts import conversation_of
 from interlace.tasks.vlm.tiles import cut, merge, plan
 from interlace.tasks.vlm.video import Watching, look_at
 
@@ -234,7 +236,7 @@ def test_templates_that_cannot_be_learned_from(tmp_path: Path, text: str | None,
 
 def whole_loss(task: Any, backbone: Backbone, item: dict[str, Any]) -> float:
     """``transformers``' own loss on one row, visual tokens put in by hand."""
-    (row,) = item["rows"]
+    row = item["row"]
     (seen,), _ = task.see(backbone, [torch.from_numpy(item["views"])], [item["size"]])
     at = row.tokens.index(VISUAL)
     embedding = task.llm.get_input_embeddings()
@@ -252,7 +254,7 @@ def test_the_loss_is_transformers_own(kind: str, request: pytest.FixtureRequest)
     assert all(item["left_out"] is None for item in items)
     term = task.losses(backbone, task.collate(items), teacher=None, progress=PROGRESS)["tokens"]
     expected = sum(whole_loss(task, backbone, item) for item in items)
-    assert float(term.count) == sum(sum(item["rows"][0].learned) for item in items)
+    assert float(term.count) == sum(sum(item["row"].learned) for item in items)
     assert float(term.sum.detach()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -302,8 +304,8 @@ def test_a_blind_model_learns_from_questions_alone(words: Path) -> None:
     task, backbone = build(words, blind=True)
     one, other = (task.item(sample(number), RNG) for number in (1, 2))
     assert len(one["views"]) == 0
-    assert one["rows"] == other["rows"]
-    assert VISUAL not in one["rows"][0].tokens
+    assert one["row"] == other["row"]
+    assert VISUAL not in one["row"].tokens
     assert float(task.losses(backbone, task.collate([one]), teacher=None, progress=PROGRESS)["tokens"].count) > 0
 
 
@@ -311,9 +313,25 @@ def test_a_conversation_without_a_picture_and_turns_in_order(words: Path) -> Non
     turns = [Text(kind="turn", prompt=f"Where is {n}", answer=f"a {n}", frame=0) for n in ("mug", "box")]
     task, _ = build(words)
     item = task.item(sample(1, frames=0, texts=turns), RNG)
-    (row,) = item["rows"]
+    row = item["row"]
     assert VISUAL not in row.tokens
     assert task.chat.tokenizer.decode([t for t in row.tokens if t > 3]) == "Where is mug a mug Where is box a box"
+
+
+def test_questions_about_one_frame_are_turns_of_one_conversation(words: Path) -> None:
+    kinds = ("count", "nearer", "count", "sign")
+    texts = [Text(kind=k, prompt=f"{k} {n}?", answer=f"a{n}", frame=n % 2) for n, k in enumerate(kinds)]
+    seen: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for seed in range(60):
+        turns, frame = conversation_of(sample(1, frames=2, texts=texts), 3, np.random.default_rng(seed))
+        assert sorted(turns) == sorted((text.prompt, text.answer) for text in texts if text.frame == frame)
+        seen[tuple(turns)] += 1
+    assert len(seen) == 4  # two frames, and either order of their questions
+    task, _ = build(words, texts=2)
+    row = task.item(sample(1, frames=2, texts=texts), np.random.default_rng(0))["row"]
+    assert row.tokens.count(VISUAL) == 1
+    ends = [learned for token, learned in zip(row.tokens, row.learned, strict=True) if token == task.chat.tokenizer.eos]
+    assert ends == [True, True]
 
 
 # ---- answers

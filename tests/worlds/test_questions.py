@@ -21,11 +21,12 @@ def test_every_answer_is_true_in_the_pixels(rooms: list[Room], ray_views: list[l
     for room, of_room in zip(rooms, ray_views, strict=True):
         for scene, views in zip(room.scenes, of_room, strict=True):
             for seed in range(4):  # whoever is named first
-                for one in ask(scene, views, generator(seed, "order")):
+                shown = views[: 1 + seed % len(views)]
+                for one in ask(scene, shown, generator(seed, "order")):
                     seen[one.kind] += 1
-                    expected = scene.sign.word if one.kind == "sign" else truth(scene.things, views, one)
+                    expected = scene.sign.word if one.kind == "sign" else truth(scene.things, shown, one)
                     assert one.answer == expected, one
-                    assert one.kind in KINDS
+                    assert (one.kind in KINDS, one.frame) == (True, len(shown) - 1)
             names = Counter(thing.name for thing in scene.things)
             said = [one.prompt for one in ask(scene, views, generator(0, "order"))]
             assert not any(f"the {name} " in prompt for name, n in names.items() if n > 1 for prompt in said)
@@ -60,24 +61,24 @@ def test_no_answer_is_likelier_than_another() -> None:
     rng = np.random.default_rng(0)
     clips = [
         [
-            Asked("count", "how many?", str(n := int(rng.choice(4, p=[0.01, 0.3, 0.49, 0.2]))), str(n)),
-            Asked("nearer", "which?", f"thing {index}", "first" if index % 3 else "second"),
+            Asked("count", "how many?", str(n := int(rng.choice(4, p=[0.01, 0.3, 0.49, 0.2]))), str(n), 7),
+            Asked("nearer", "which?", f"thing {index}", "first" if index % 3 else "second", 7),
         ]
         for index in range(300)
     ]
-    chosen = balanced(clips, 8, 0)
+    chosen = balanced(clips, 0)
     counts = Counter(text.answer for found in chosen for text in found if text.kind == "count")
     assert set(counts) == {"1", "2", "3"}, "an answer that hardly ever occurs is not asked for"
     assert len(set(counts.values())) == 1
     nearer = [text.answer for found in chosen for text in found if text.kind == "nearer"]
     assert Counter(int(name.split()[1]) % 3 == 0 for name in nearer) == {True: 100, False: 100}
     assert all(text.frame == 7 for found in chosen for text in found)
-    said = [[[(text.kind, text.answer) for text in found] for found in balanced(clips, 8, seed)] for seed in (0, 1)]
+    said = [[[(text.kind, text.answer) for text in found] for found in balanced(clips, seed)] for seed in (0, 1)]
     assert said[0] == [[(text.kind, text.answer) for text in found] for found in chosen] != said[1]
 
 
 def test_prepared_once_and_read_back(tmp_path: Path) -> None:
-    settings = QuestionSettings(size=32, frames=3, train_rooms=3, train_scenes=2, held_out_rooms=3)
+    settings = QuestionSettings(size=32, frames=3, asked_after=(2, 3), train_rooms=3, train_scenes=2, held_out_rooms=3)
     data = prepare_questions(tmp_path, settings=settings, backend=RAYS, workers=1)
     assert set(data.made) == {"questions_train", "questions_held_out"}
     assert (tmp_path / questions_data.TOKENIZER).is_file()
@@ -86,6 +87,9 @@ def test_prepared_once_and_read_back(tmp_path: Path) -> None:
     assert sample.frames.shape == (3, 32, 32, 3)
     assert {text.kind for text in sample.texts} <= set(questions.KINDS)
     assert sample.key.startswith("questions_train/room-")
+    held_out = ShardReader(tmp_path / "questions_held_out")
+    asked = [{t.frame for i in range(len(r)) for t in r.read(i, ("texts",)).texts} for r in (reader, held_out)]
+    assert asked == [{1, 2}, {2}]
     assert prepare_questions(tmp_path, settings=settings, backend=RAYS, workers=1).made == ()
 
     tokenizer = tmp_path / questions_data.TOKENIZER
