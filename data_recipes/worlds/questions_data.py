@@ -42,10 +42,10 @@ class QuestionSettings:
     seed: int = 0
     size: int = 64  # pixels a side
     frames: int = 8
-    asked_after: tuple[int, ...] = (4, 8)
+    asked_after: tuple[int, ...] = (3, 6, 8)
     fps: float = 4.0
     train_rooms: int = 240
-    train_scenes: int = 3
+    train_scenes: int = 5
     held_out_rooms: int = 192
     held_out_scenes: int = 1
 
