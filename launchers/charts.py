@@ -49,8 +49,15 @@ def legend_beside(axis: Axes) -> None:
     axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def steady(metrics: Rows) -> Rows:
+    """Rows that are means over at least half as many steps as usual: those of a single sampled step jump."""
+    spans = np.diff([0, *(row["step"] for row in metrics)])
+    return [row for row, span in zip(metrics, spans, strict=True) if 2 * span >= np.median(spans)]
+
+
 def losses(metrics: Rows, tasks: Sequence[str]) -> bytes:
     """A panel a task: its loss terms over the steps, before their weights."""
+    metrics = steady(metrics)
     figure, axes = panels(len(tasks), 2, 5.6, 2.8)
     for axis, task in zip(axes, tasks, strict=True):
         terms = sorted({key for row in metrics for key in row if key.startswith(f"loss/{task}/")})

@@ -218,6 +218,12 @@ def test_a_measure_of_nothing_is_left_out() -> None:
     assert [found["measure"] for found in gains([row(0, None), row(0, 1.0, measure="k")])] == ["k"]
 
 
+def test_curves_leave_out_rows_of_single_steps() -> None:
+    steps = (10, 20, 30, 31, 40, 41)
+    assert [row["step"] for row in charts.steady([{"step": step} for step in steps])] == [10, 20, 30, 40]
+    assert [row["step"] for row in charts.steady([{"step": step} for step in (1, 2, 3)])] == [1, 2, 3]
+
+
 def test_durations_weigh_intervals_by_their_steps() -> None:
     assert durations([{"step": 1, "seconds_per_step": 5.0}, {"step": 10, "seconds_per_step": 2.0}]) == [5.0, 18.0]
 
