@@ -68,7 +68,7 @@ def pretrain(
         Path | None, typer.Argument(help="A recipe's YAML file, or the name of one that ships.", show_default=False)
     ] = None,
     changes: Changes = None,
-    run: RunPath = Path("runs/pretrain"),
+    run: Annotated[Path | None, typer.Option("--run", help="The run's folder: runs/pretrain if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, if any.")] = False,
     replay: Annotated[
         Path | None, typer.Option("--replay", help="Run a stopped step again, here, from the file it left.")
@@ -79,10 +79,12 @@ def pretrain(
 
     if (replay is None) == (recipe is None):
         raise typer.BadParameter("name a recipe or a --replay file, one of them")
+    if replay is not None and (run is not None or resume):
+        raise typer.BadParameter("leave out --run and --resume: a --replay file holds all that the step needs")
     if replay is not None:
         replay_step(replay, console)
     elif recipe is not None:
-        train(recipe, tuple(changes or ()), run, resume, console)
+        train(recipe, tuple(changes or ()), run or Path("runs/pretrain"), resume, console)
 
 
 @app.command(epilog="Examples: interlace demo --run runs/demo --seed 1 | interlace demo --full")

@@ -169,6 +169,9 @@ def test_pretrain_wants_a_recipe_or_a_replay(
     assert run(monkeypatch, "pretrain") == 2
     assert run(monkeypatch, "pretrain", "demo", "--replay", "file.pt") == 2
     assert capsys.readouterr().err.count("a --replay file, one of them") == 2
+    for other in (("--run", "there"), ("--resume",)):
+        assert run(monkeypatch, "pretrain", "--replay", "file.pt", *other) == 2
+        assert "leave out --run and --resume" in capsys.readouterr().err
 
 
 def test_a_used_folder_is_refused(
