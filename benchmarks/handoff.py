@@ -32,18 +32,17 @@ from interlace.launchers.full_jobs import Command, Desk, Job, run_jobs
 PARTS = ("probes", "vlm", "vla")
 #: What ``interlace prepare`` makes for each.
 INPUT = {"probes": "demo", "vlm": "questions", "vla": "table"}
-#: Minutes of one thread that a cell takes at its full size, for the estimate. From single steps while both cores were
-#: busy: vlm 0.62 s and vla 0.34 s a step, 12 and 7.5 ms a frame that is new to the backbone, 15 ms an answer, 16 ms an
-#: action of a policy that sees.
+#: Minutes of one thread that a cell takes at its full size, for the estimate: what they took on 2026-11-30, two at once
+#: on the cores of an AMD EPYC.
 MINUTES = {
-    "probes": 5.0,
-    "propagation": 3.0,
-    "vlm": 14.0,
+    "probes": 2.0,
+    "propagation": 1.0,
+    "vlm": 19.0,
     "vlm_blind": 4.0,
-    "vlm_initial": 14.0,
-    "vla": 20.0,
-    "vla_blind": 6.0,
-    "vla_initial": 17.0,
+    "vlm_initial": 19.0,
+    "vla": 19.0,
+    "vla_blind": 5.0,
+    "vla_initial": 16.0,
 }
 
 

@@ -46,17 +46,17 @@ class Plan:
 #: Minutes that each job may take: preparation and pretraining on 2 cores, the others on one of them, as they run.
 MINUTES = {
     "prepare_demo": 3.0,
-    "prepare_questions": 3.0,
+    "prepare_questions": 4.0,
     "prepare_table": 3.0,
     "pretrain": 15.0,
     "export": 1.0,
-    "probes": 5.0,
-    "propagation": 3.0,
+    "probes": 3.0,
+    "propagation": 1.0,
     "stream": 1.0,
     "vla": 19.0,
-    "vlm": 14.0,
-    "vla_blind": 7.0,
-    "vlm_blind": 4.0,
+    "vlm": 21.0,
+    "vla_blind": 5.0,
+    "vlm_blind": 5.0,
 }
 #: And all of them together.
 LIMIT = 90.0

@@ -200,8 +200,17 @@ def _classes(parts: _Parts) -> Figure:
                 colour = RIGHT if int(said.guess) == int(said.truth) else WRONG
                 lines.append((f"{subject}: {_class(names, said.guess)}", colour))
             for below, (text, colour) in enumerate(lines):
-                place_y = -0.04 - 0.105 * below
-                axis.text(0, place_y, text, color=colour, fontsize=6.5, va="top", transform=axis.transAxes)
+                # In points: a share of the axes would grow with them, into the row below.
+                axis.annotate(
+                    text,
+                    (0, 0),
+                    (0, -3 - 9 * below),
+                    "axes fraction",
+                    "offset points",
+                    color=colour,
+                    fontsize=6.5,
+                    va="top",
+                )
     return figure
 
 

@@ -113,6 +113,18 @@ def test_right_names_are_green_and_wrong_ones_red() -> None:
     ]
 
 
+def test_answers_stay_above_the_row_below() -> None:
+    square = [Shown(f"data/room-{k}", k / 10, np.zeros((1, 8, 8, 3), np.uint8), *TOLD["classes"](k)) for k in range(7)]
+    labels = [Album("classes", label, "error", "lower", ("even", "odd"), square) for label in ("floor", "walls")]
+    (picture,) = draw_albums({name: labels for name in ("mine", "untrained", "raw pixels")})
+    picture.figure.draw_without_rendering()
+    above, below = np.array(picture.figure.axes).reshape(2, -1)
+    for axis, under in zip(above, below, strict=True):
+        assert len(axis.texts) == 4
+        lowest = min(text.get_window_extent().y0 for text in axis.texts)
+        assert lowest > under.title.get_window_extent().y1
+
+
 def test_masks_lie_over_grey_frames() -> None:
     ids = np.array([[0, 1], [2, 1]], np.uint8)
     found = overlay(np.full((2, 2, 3), 100, np.uint8), ids).astype(int)
