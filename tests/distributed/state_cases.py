@@ -15,8 +15,11 @@ from interlace.pretrain.state_bytes import centre_bytes, state_bytes, teacher_by
 from interlace.pretrain.teachers import Teachers
 
 
-def alive() -> dict[int, int]:
-    """Bytes of every fp32 tensor's storage in this process, scalars (step counters) left out."""
+def alive() -> dict[int, tuple[int, torch.UntypedStorage]]:
+    """Bytes of every fp32 tensor's storage in this process, scalars (step counters) left out, by its place in memory.
+
+    With the storages themselves: while they are held, nothing else can come to lie in their place.
+    """
     gc.collect()
     found = {}
     for each in gc.get_objects():
@@ -25,12 +28,12 @@ def alive() -> dict[int, int]:
             for tensor in (each, each.grad if each.is_leaf else None):
                 if tensor is not None and tensor.dtype == torch.float32 and tensor.untyped_storage().data_ptr():
                     storage = tensor.untyped_storage()
-                    found[storage.data_ptr()] = storage.nbytes()
+                    found[storage.data_ptr()] = (storage.nbytes(), storage)
     return found
 
 
-def added(before: dict[int, int]) -> int:
-    return sum(size for place, size in alive().items() if before.get(place) != size)
+def added(before: dict[int, tuple[int, torch.UntypedStorage]]) -> int:
+    return sum(size for place, (size, _) in alive().items() if place not in before or before[place][0] != size)
 
 
 def held(rank: int, world: int, **options: Any) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def write_input(root: Path) -> None:
         motion_centres=11,
     )
     prepare_demo(root / "demo", settings=rooms, workers=2)
-    prepare_questions(root / "questions", settings=QuestionSettings(train_rooms=16, train_scenes=3, held_out_rooms=12), workers=2)
+    prepare_questions(
+        root / "questions", settings=QuestionSettings(train_rooms=16, train_scenes=3, held_out_rooms=12), workers=2
+    )
     prepare_table(root / "table", settings=TableSettings(size=48, train=12, held_out=12), workers=2)
 
 

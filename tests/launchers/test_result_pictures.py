@@ -116,7 +116,7 @@ def test_right_names_are_green_and_wrong_ones_red() -> None:
 def test_answers_stay_above_the_row_below() -> None:
     square = [Shown(f"data/room-{k}", k / 10, np.zeros((1, 8, 8, 3), np.uint8), *TOLD["classes"](k)) for k in range(7)]
     labels = [Album("classes", label, "error", "lower", ("even", "odd"), square) for label in ("floor", "walls")]
-    (picture,) = draw_albums({name: labels for name in ("mine", "untrained", "raw pixels")})
+    (picture,) = draw_albums(dict.fromkeys(("mine", "untrained", "raw pixels"), labels))
     picture.figure.draw_without_rendering()
     above, below = np.array(picture.figure.axes).reshape(2, -1)
     for axis, under in zip(above, below, strict=True):
