@@ -91,8 +91,8 @@ def draw_layout(seed: int, episode: int, instruction: Instruction) -> Layout:
     """The layout of an episode: a pure function of (seed, episode), but for the drawer where it is what is named.
 
     Blocks stand in three rows, which of them in which is drawn, so that each can be pushed either way past the
-    others. The cabinet stands on the left or on the right, the button on the other side. The camera's place varies, a
-    little: by more, a thousand episodes do not tell a small policy where in the picture a place on the table is.
+    others. The cabinet stands on the left or on the right, the button on the other side. The camera's place varies a
+    little: with five times as much, 480 episodes taught a small policy nothing that held on other layouts.
     """
     rng = generator(seed, "table", episode)
     rows = np.array([-0.215, -0.13, -0.045]) + rng.uniform(-0.005, 0.005, 3)
