@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from interlace.data_recipes.statistics import signed
+from interlace.data_recipes.statistics import finite, signed
 from interlace.launchers.full_jobs import Desk, Job
 
 #: What a role is called in a table.
@@ -54,12 +54,21 @@ def write_tables(name: str, where: str, out: Path, ended: Sequence[Cell], desk: 
     parts = {part: rows(part, [cell for cell in ended if cell.part == part]) for part in NOTES}
     parts = {part: found for part, found in parts.items() if found}
     minutes = {cell.job.name: round(desk.seconds(cell.job) / 60, 1) for cell in ended}
-    tables = {part: [vars(row) for row in found] for part, found in parts.items()}
+    tables = {part: [_plain(row) for row in found] for part, found in parts.items()}
     content = {"run": name, "where": where, "minutes": minutes, "tables": tables}
     _write(out / "handoff.json", json.dumps(content, indent=1) + "\n")
     head = f"# The hand-off of {name}\n\n{where}.\n"
     _write(out / "handoff.md", "\n".join((head, *(markdown(part, found) for part, found in parts.items()))))
     return out / "handoff.md"
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """A row for JSON: of a single unit, whose gain has no bounds, these are null."""
+    gains = {}
+    for role, gain in row.gains.items():
+        low, high = finite(gain["low"], gain["high"])
+        gains[role] = {**gain, "low": low, "high": high}
+    return {**vars(row), "gains": gains}
 
 
 def rows(part: str, ended: Sequence[Cell]) -> list[Row]:

@@ -285,3 +285,11 @@ def test_the_script_says_what_it_would_cost(chosen: Chosen) -> None:
     wrong = subprocess.run([*command[:2], str(chosen.out)], capture_output=True, text=True)
     assert wrong.returncode == 1
     assert "holds no run that has ended" in wrong.stderr
+
+
+def test_a_gain_on_a_single_scene_has_no_bounds_in_the_file(tmp_path: Path) -> None:
+    cells = [cell(tmp_path, kind, 0, [scored(f"{kind}_0", np.ones(1))]) for kind in ("vlm", "vlm_blind")]
+    write_tables("mine", "today, here", tmp_path, cells, Desk(tmp_path))
+    assert "Infinity" not in (tmp_path / "handoff.json").read_text()
+    (row,) = json.loads((tmp_path / "handoff.json").read_text())["tables"]["vlm"]
+    assert (row["gains"]["no images"]["low"], row["gains"]["no images"]["high"]) == (None, None)
