@@ -18,6 +18,7 @@ from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
 from ..vlm.chat import Row
 from ..vlm.language_task import LanguageTask
 from ..vlm.llm import embed, last_hidden
+from ..vlm.positions import position_code
 from ..vlm.tiles import pooled, with_newlines
 from .head import ActionHead
 from .measures import MEANINGS, Blind, action_measures, mean_actions, spread
@@ -165,6 +166,8 @@ class Vla(LanguageTask):
         A batch's one row that counts nothing has no patches: what is computed depends on every parameter all the same.
         """
         (grid,), anchor = self.to_tokens([patches])
+        if self.options.patch_positions:
+            grid = grid + position_code(grid)
         nowhere = self.newline.new_zeros(0, len(self.newline))
         visual = [with_newlines(each, self.newline) for each in pooled(grid, self.options.pool)] or [nowhere]
         inputs = [torch.cat((row, self.query[None])) for row in embed(self.llm, rows, visual)]

@@ -45,6 +45,9 @@ class LanguageOptions(TaskOptions):
     tokenizer: ExistingPath | None = None
     size: int = Field(ge=1)  # pixels a side of what the backbone sees at once
     pool: int = Field(ge=1)  # patches a side that are averaged into one token
+    #: the row and the column of each patch are added to its token, as sines: for a small model that begins at random;
+    #: OmniStream says nothing of it
+    patch_positions: bool = False
     blind: bool = False  # the same without any image: what words alone give away
     #: GB of the frozen backbone's features that training keeps, so that a video (vlm) or a single frame (vla) that
     #: comes again is not computed again: for few samples and many epochs. The same features, to the bit
@@ -82,13 +85,16 @@ class LanguageTask(Task):
 
     @classmethod
     def check(cls, options: LanguageOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
-        """A size that patches or pooling do not divide; a language model or a tokenizer that is not there."""
+        """A size that patches or pooling do not divide, or tokens that have no room for a place; a language model or a tokenizer that is not there."""
         wrong = []
         if options.size % (backbone.patch_size * options.pool):
             allowed = f"allowed is a multiple of backbone.patch_size x pool = {backbone.patch_size * options.pool}"
             wrong.append(("size", allowed))
         if isinstance(options.llm, str) and not (Path(options.llm) / "config.json").is_file():
             wrong.append(("llm", "allowed is the folder of a transformers causal language model, with a config.json"))
+        if options.patch_positions and isinstance(options.llm, DecoderShape) and options.llm.hidden_size % 4:
+            allowed = f"allowed with an llm whose hidden_size 4 divides; here it is {options.llm.hidden_size}"
+            wrong.append(("patch_positions", allowed))
         path = Path(options.tokenizer_path)
         if not (path.is_dir() or (path.suffix == ".model" and path.is_file())):
             named = "tokenizer" if options.tokenizer is not None else "llm"

@@ -16,6 +16,7 @@ from interlace.backbone.model import Backbone
 from interlace.backbone.preprocess import normalise
 
 from ..frames import resize
+from .positions import position_code
 from .tiles import Plan, cut, merge, plan, pooled, with_newlines
 from .video import look_at, watch
 
@@ -37,6 +38,7 @@ class Sight:
     fps: float
     max_frames: int
     pool: int
+    patch_positions: bool
     blind: bool
 
     def chosen(self, times: np.ndarray) -> np.ndarray:
@@ -74,6 +76,8 @@ class Sight:
         """Visual tokens [V, E] of projected patches [n, h, w, E]; every row ends with ``newline`` [E]."""
         if len(grid) == 0:
             return newline.new_zeros(0, len(newline))
+        if self.patch_positions:
+            grid = grid + position_code(grid)
         if size is not None:
             return merge(grid, self.plan(size), newline)
         return with_newlines(pooled(grid, self.pool).flatten(0, 1), newline)

@@ -55,6 +55,7 @@ class Vlm(LanguageTask):
             fps=options.fps,
             max_frames=options.max_frames,
             pool=options.pool,
+            patch_positions=options.patch_positions,
             blind=options.blind,
         )
         if options.trains == "projector":

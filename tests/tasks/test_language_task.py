@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 import pytest
 import tiny_vla
 import tiny_vlm
-from language import write_tokenizer
-from tiny_vlm import write_template_tokenizer
+import torch
+from language import SHAPE, write_tokenizer
+from tiny_vlm import BACKBONE, write_template_tokenizer
+from torch.nn.functional import avg_pool2d
+
+from interlace.tasks.vlm import Vlm
+from interlace.tasks.vlm.positions import position_code
 
 MAKERS = {"vlm": tiny_vlm.build, "vla": tiny_vla.build}
 
@@ -38,3 +44,67 @@ def test_a_tokenizer_is_known_by_its_tokens_wherever_it_lies(words: Path, tmp_pa
     ]
     assert found[0] == found[1] != found[2] == found[3]
     assert tiny_vla.build(words)[0].fingerprints()["tokenizer"] == found[0]
+
+
+# ---- where a patch is
+
+
+def naive_code(row: float, column: float, width: int) -> list[float]:
+    """Of a place in parts of the picture: waves of 4 pictures to a quarter of one, their ratio constant."""
+    count = width // 4
+    waves = [4.0 * (0.25 / 4.0) ** (index / (count - 1)) for index in range(count)]
+    code = []
+    for place in (row, column):
+        code += [math.sin(2 * math.pi * place / wave) for wave in waves]
+        code += [math.cos(2 * math.pi * place / wave) for wave in waves]
+    return code
+
+
+def test_the_code_is_sines_of_row_and_column() -> None:
+    code = position_code(torch.zeros(5, 3, 6, 16))
+    assert code.shape == (3, 6, 16)
+    for row in range(3):
+        for column in range(6):
+            expected = torch.tensor(naive_code((row + 0.5) / 3, (column + 0.5) / 6, 16))
+            torch.testing.assert_close(code[row, column], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="tokens of 6 numbers; 4 must divide it"):
+        position_code(torch.zeros(1, 2, 2, 6))
+
+
+@pytest.mark.parametrize("size", [None, (48, 56)])
+def test_a_picture_s_tokens_say_their_place(words: Path, size: tuple[int, int] | None) -> None:
+    """Of a video's frames before they are pooled, of an image in its own tile; a newline has no place."""
+    told, untold = (
+        tiny_vlm.build(words, pool=2, grids=[(2, 2)], patch_positions=asked)[0].sight for asked in (True, False)
+    )
+    views = 2 if size is None else 5
+    grid, newline = torch.randn(views, 4, 4, 12), torch.zeros(12)
+    added = told.tokens(grid, size, newline) - untold.tokens(grid, size, newline)
+    code = position_code(grid)
+    if size is None:
+        frame = avg_pool2d(code.movedim(2, 0), 2).movedim(0, 2)
+        expected = torch.cat((frame, torch.zeros(2, 1, 12)), dim=1).flatten(0, 1).repeat(2, 1)
+    else:
+        expected = untold.tokens(code.expand(views, -1, -1, -1), size, newline)
+    torch.testing.assert_close(added, expected, rtol=0, atol=1e-5)
+    assert added.abs().max() > 0.1
+
+
+def test_a_policy_s_tokens_say_their_place(words: Path) -> None:
+    told, untold = (tiny_vla.build(words, patch_positions=asked)[0] for asked in (True, False))
+    rows, patches = [told.row("push the red box")], torch.randn(1, 4, 4, 32)
+    plain = untold.to_tokens
+    untold.to_tokens = lambda seen: ([grid + position_code(grid) for grid in plain(seen)[0]], plain(seen)[1])  # type: ignore[method-assign]
+    with torch.no_grad():
+        assert torch.equal(told.act(rows, patches)[0], untold.act(rows, patches)[0])
+        untold.to_tokens = plain  # type: ignore[method-assign]
+        assert not torch.allclose(told.act(rows, patches)[0], untold.act(rows, patches)[0], atol=1e-3)
+
+
+def test_a_width_without_room_for_a_place_is_refused_before_work_starts(words: Path) -> None:
+    narrow = {**SHAPE, "hidden_size": 30, "heads": 1, "head_size": 16}
+    asked = tiny_vlm.options(words, llm=narrow, patch_positions=True)
+    assert Vlm.check(asked, BACKBONE) == [
+        ("patch_positions", "allowed with an llm whose hidden_size 4 divides; here it is 30")
+    ]
+    assert Vlm.check(tiny_vlm.options(words, llm=narrow), BACKBONE) == []
