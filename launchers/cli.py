@@ -92,7 +92,7 @@ def demo(
     run: RunPath = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", help="Decides the initial weights and every random draw.")] = 0,
     long: Annotated[
-        bool, typer.Option("--long", help="Train for longer: planned for at most 90 minutes on 2 cores.")
+        bool, typer.Option("--long", help="Train for longer: 82 minutes on 2 cores.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     full: Annotated[

@@ -44,8 +44,8 @@ class QuestionSettings:
     frames: int = 2  # the first and the last of a clip of the demo: enough to see what moves
     asked_after: tuple[int, ...] = (1, 2)
     fps: float = 4 / 7
-    train_rooms: int = 240
-    train_scenes: int = 8
+    train_rooms: int = 400
+    train_scenes: int = 5  # a room's most
     held_out_rooms: int = 192
     held_out_scenes: int = 2
 
