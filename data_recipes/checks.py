@@ -14,7 +14,7 @@ Demand = Callable[["bool | np.bool_", str], None]
 #: Captions, a word to read, boxes; one turn of a conversation; and questions with one right answer.
 TEXT_KINDS = (
     *("caption", "ocr", "grounding", "turn"),
-    *("count", "colour", "left of", "nearer", "moved", "sign"),
+    *("count", "colour", "left of", "nearer", "moved", "sign", "where", "distance"),
 )
 
 

@@ -1,8 +1,8 @@
 """Questions about a clip of a room that have one right answer, and answers of which none is likelier than another.
 
 Six kinds: how many objects there are, of what colour one is, whether one is left of another, which is nearer, whether
-one moves (the camera does, so one frame cannot tell), and what the sign says. All but the last two are about the last
-frame that is shown. Every answer follows from the room's state and from the pixels that each object really has.
+one moves (the camera does, so one frame cannot tell), and what the sign says. Two more ask for what comparing takes:
+where one is, and how far. All but what moves and the sign are about the last frame that is shown. Every answer follows from the room's state and from the pixels that each object really has.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from .language import OCR_PROMPT, Seen, legible, see
 from .render import View
 from .scene import BACKGROUND, Scene
 
-KINDS = ("count", "colour", "left of", "nearer", "moved", "sign")
+KINDS = ("count", "colour", "left of", "nearer", "moved", "sign", "where", "distance")
 
 _MIN_AREA = 0.012  # of the frame: what is smaller can hardly be seen, and a question about it is not asked
 _APART = 0.10  # of the frame's width: nearer than this, neither is left of the other
 _DEEPER = 0.5  # metres
+#: Parts of the frame's width that are clearly on one side, or in the middle.
+_PLACES = {"left": (0.0, 0.3), "middle": (0.37, 0.63), "right": (0.7, 1.0)}
+_WHOLE = 0.35  # metres: what is not so near to a whole number of them is not asked how far it is
 #: An answer that is rarer than this share of the commonest one is never asked for: balancing would cost too much.
 _RARE = 0.25
 
@@ -61,6 +64,7 @@ def ask(scene: Scene, views: Sequence[View], rng: np.random.Generator) -> list[A
         if thing.colour is not None and shapes[thing.shape] == 1:
             found.append(_plain("colour", f"what colour is the {thing.shape}?", thing.colour, number))
     named = [one for one in clear if counts[one.name] == 1]
+    found += [asked for one in named for asked in _single(one, number)]
     for pair in combinations(named, 2):
         found += _pair(*(pair if rng.integers(2) else pair[::-1]), number)
     for one in named if len(views) > 1 else []:  # one frame shows no motion
@@ -75,6 +79,19 @@ def ask(scene: Scene, views: Sequence[View], rng: np.random.Generator) -> list[A
 
 def _plain(kind: str, prompt: str, answer: str, frame: int) -> Asked:
     return Asked(kind, prompt, answer, answer, frame)
+
+
+def _single(one: Seen, frame: int) -> list[Asked]:
+    """What can be asked of where one object is."""
+    found = [
+        _plain("where", f"where is the {one.name}?", place, frame)
+        for place, (low, high) in _PLACES.items()
+        if low <= one.column <= high
+    ]
+    metres = round(one.depth)
+    if abs(one.depth - metres) <= _WHOLE:
+        found.append(_plain("distance", f"how many metres away is the {one.name}?", str(metres), frame))
+    return found
 
 
 def _pair(one: Seen, other: Seen, frame: int) -> list[Asked]:

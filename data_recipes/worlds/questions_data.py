@@ -1,4 +1,4 @@
-"""``interlace prepare questions``: clips of rooms with questions of six kinds, as shards, once.
+"""``interlace prepare questions``: clips of rooms with questions of eight kinds, as shards, once.
 
 In one folder: questions_train, questions_held_out and tokenizer.model. Rooms are those of the demo, training rooms in
 the one and held-out rooms in the other; clips that answer no question are left out.
@@ -27,7 +27,7 @@ from .scene import draw_room
 from .tokenizer import train_tokenizer
 
 TOKENIZER = "tokenizer.model"
-_FORMAT = 5  # raise it when the same settings give other data
+_FORMAT = 6  # raise it when the same settings give other data
 _PACKAGES = ("mujoco", "metaworld", "miniworld", "scikit-image")
 _LICENCE = "rendered from textures and meshes of miniworld (Apache-2.0) and Meta-World (MIT); see those packages"
 

@@ -30,7 +30,7 @@ def test_every_answer_is_true_in_the_pixels(rooms: list[Room], ray_views: list[l
             names = Counter(thing.name for thing in scene.things)
             said = [one.prompt for one in ask(scene, views, generator(0, "order"))]
             assert not any(f"the {name} " in prompt for name, n in names.items() if n > 1 for prompt in said)
-    assert {"count", "colour", "left of", "nearer", "moved"} <= set(seen)
+    assert {"count", "colour", "left of", "nearer", "moved", "where", "distance"} <= set(seen)
 
 
 def truth(things: tuple, views: list[View], one: Asked) -> str:  # type: ignore[type-arg]
@@ -50,6 +50,10 @@ def truth(things: tuple, views: list[View], one: Asked) -> str:  # type: ignore[
         ]
         turns = [abs(things[named[0][1]].pose(v.time)[1] - things[named[0][1]].pose(0)[1]) for v in views]
         return "yes" if np.max(shifts) + np.max(turns) > 0 else "no"
+    if one.kind == "where":
+        return ("left", "middle", "right")[int(np.nonzero(masks[named[0][1]])[1].mean() + 0.5) * 3 // last.depth.shape[1]]
+    if one.kind == "distance":
+        return f"{np.median(last.depth[masks[named[0][1]]]):.0f}"
     first, second = (masks[k] for _, k in named)
     if one.kind == "left of":
         return "yes" if np.nonzero(first)[1].mean() < np.nonzero(second)[1].mean() else "no"
