@@ -91,9 +91,7 @@ def pretrain(
 def demo(
     run: RunPath = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", help="Decides the initial weights and every random draw.")] = 0,
-    long: Annotated[
-        bool, typer.Option("--long", help="Train for longer: 82 minutes on 2 cores.")
-    ] = False,
+    long: Annotated[bool, typer.Option("--long", help="Train for longer: 82 minutes on 2 cores.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     full: Annotated[
         bool,

@@ -2,7 +2,8 @@
 
 Six kinds: how many objects there are, of what colour one is, whether one is left of another, which is nearer, whether
 one moves (the camera does, so one frame cannot tell), and what the sign says. Two more ask for what comparing takes:
-where one is, and how far. All but what moves and the sign are about the last frame that is shown. Every answer follows from the room's state and from the pixels that each object really has.
+where one is, and how far. All but what moves and the sign are about the last frame that is shown. Every answer follows
+from the room's state and from the pixels that each object really has.
 """
 
 from __future__ import annotations

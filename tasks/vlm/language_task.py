@@ -85,7 +85,8 @@ class LanguageTask(Task):
 
     @classmethod
     def check(cls, options: LanguageOptions, backbone: BackboneConfig) -> list[tuple[str, str]]:
-        """A size that patches or pooling do not divide, or tokens that have no room for a place; a language model or a tokenizer that is not there."""
+        """A size that patches or pooling do not divide; tokens without room for a place; a language model or a
+        tokenizer that is not there."""
         wrong = []
         if options.size % (backbone.patch_size * options.pool):
             allowed = f"allowed is a multiple of backbone.patch_size x pool = {backbone.patch_size * options.pool}"

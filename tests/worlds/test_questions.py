@@ -51,7 +51,8 @@ def truth(things: tuple, views: list[View], one: Asked) -> str:  # type: ignore[
         turns = [abs(things[named[0][1]].pose(v.time)[1] - things[named[0][1]].pose(0)[1]) for v in views]
         return "yes" if np.max(shifts) + np.max(turns) > 0 else "no"
     if one.kind == "where":
-        return ("left", "middle", "right")[int(np.nonzero(masks[named[0][1]])[1].mean() + 0.5) * 3 // last.depth.shape[1]]
+        column = np.nonzero(masks[named[0][1]])[1].mean() + 0.5
+        return ("left", "middle", "right")[int(3 * column / last.depth.shape[1])]
     if one.kind == "distance":
         return f"{np.median(last.depth[masks[named[0][1]]]):.0f}"
     first, second = (masks[k] for _, k in named)
