@@ -37,12 +37,12 @@ INPUT = {"probes": "demo", "vlm": "questions", "vla": "table"}
 MINUTES = {
     "probes": 2.0,
     "propagation": 1.0,
-    "vlm": 19.0,
-    "vlm_blind": 4.0,
-    "vlm_initial": 19.0,
-    "vla": 19.0,
+    "vlm": 14.0,
+    "vlm_blind": 5.0,
+    "vlm_initial": 14.0,
+    "vla": 14.0,
     "vla_blind": 5.0,
-    "vla_initial": 16.0,
+    "vla_initial": 12.0,
 }
 
 
