@@ -115,7 +115,7 @@ class Expert:
 
 
 class Replay:
-    """Does the mean of the expert's actions for an instruction, step by step, and sees nothing; then it stands still.
+    """Does the mean of the expert's actions for an instruction, step by step, and sees nothing; then the last of them.
 
     ``actions``: what it is told -> [steps, A].
     """
@@ -134,9 +134,7 @@ class Replay:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         step, self._step = self._step, self._step + 1
-        if step < len(self._mine):
-            return self._mine[step]
-        return np.array([*np.zeros(self._mine.shape[1] - 1), self._mine[-1, -1]])
+        return self._mine[min(step, len(self._mine) - 1)]
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,9 @@ def run_policy(
     alone: bool = False,
 ) -> None:
     """Let a policy, the expert and the controls act on the robot table; keep results and videos in the run."""
-    from interlace.data_recipes.action_scale import clip_scale
+    from interlace.data_recipes.action_scale import ActionScale
     from interlace.data_recipes.worlds import render
-    from interlace.data_recipes.worlds.table import ACTION_SIZE, FPS, Table, TableCamera
+    from interlace.data_recipes.worlds.table import FPS, REACH, Table, TableCamera
     from interlace.data_recipes.worlds.table_episodes import TableSettings
     from interlace.eval.compare import RESULTS
     from interlace.eval.policy import Films, Who
@@ -95,8 +95,7 @@ def run_policy(
 
     task, eyes = load_vla(run, backbone)
     subject, say = FrozenBackbone(eyes.to(device), run.name), teller(console)
-    # What the table is told is in -1...1 already.
-    policy = Policy(task.to(device), eyes, scale=clip_scale(1.0, ACTION_SIZE - 1), name="robot table")
+    policy = Policy(task.to(device), eyes, scale=ActionScale("stated", *REACH), name="robot table")
     out = out or run / RESULTS / "policy.json"
     films = Films(out.with_suffix(".videos"), FPS)
     drawn_with = render.find_backend()

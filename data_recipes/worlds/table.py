@@ -1,8 +1,9 @@
 """The robot table: one scene, twelve instructions, a simulator that says what was done and what was disturbed.
 
 Everything that may be named stands on every table, so that only the instruction says what to do. An action is
-(dx, dy, dz, gripper): where the hand goes from where it is, in steps of 2 cm an axis (-1...1), and whether the gripper
-is open (1) or closed (0). Ten actions a second. x points right, y away from the camera, z up.
+(x, y, z, gripper): where the hand is to go, in metres, and whether the gripper is open (1) or closed (0). Ten actions
+a second, in each of which the hand comes nearer by 2 cm along each axis at most. x points right, y away from the
+camera, z up.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 FPS = 10.0
 #: Metres that the hand goes, at most, along each axis in one action.
 STEP = 0.02
-#: (dx, dy, dz, gripper)
+#: (x, y, z, gripper)
 ACTION_SIZE = 4
+#: Where the hand may be sent, in metres: the lowest and the highest (x, y, z).
+REACH = ((-0.38, -0.34, 0.006), (0.38, 0.3, 0.3))
 #: The hand's place (x, y, z) and how far its fingers are apart, in metres.
 PROPRIO_SIZE = 4
 #: Actions after which an instruction that is not done has failed.
@@ -66,7 +69,6 @@ OPENED, SHUT = 0.08, 0.02  # metres that the drawer is out, at least and at most
 PRESSED = 0.6 * BUTTON_DEPTH
 BLOCK_STILL, DRAWER_STILL = 0.03, 0.02  # metres that what is not named may move
 
-_LOW, _HIGH = np.array([-0.38, -0.34, 0.006]), np.array([0.38, 0.3, 0.3])  # where the hand may be sent
 _SUBSTEPS = 25
 
 
@@ -186,13 +188,13 @@ class Table:
         return self._before
 
     def act(self, action: np.ndarray) -> tuple[State, Outcome]:
-        """Do one action [ACTION_SIZE] for a tenth of a second. Values beyond -1...1 are cut; others than finite,
-        or of another number, raise ValueError."""
+        """Do one action [ACTION_SIZE] for a tenth of a second. What lies beyond REACH is cut; others than finite
+        numbers, or another number of them, raise ValueError."""
         action = np.asarray(action, np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
-            raise ValueError(f"an action of the table is {ACTION_SIZE} finite numbers (dx, dy, dz, gripper): {action}")
+            raise ValueError(f"an action of the table is {ACTION_SIZE} finite numbers (x, y, z, gripper): {action}")
         hand = self.state().hand
-        self._run(np.clip(hand + np.clip(action[:3], -1, 1) * STEP, _LOW, _HIGH), float(action[3] > 0.5))
+        self._run(hand + np.clip(np.clip(action[:3], *REACH) - hand, -STEP, STEP), float(action[3] > 0.5))
         state = self.state()
         self._disturbed.update(self._moved(state))
         return state, Outcome(self._as_asked(state) and not self._disturbed, tuple(sorted(self._disturbed)))

@@ -22,25 +22,28 @@ from ..shards import SampleWriter
 from . import render
 from .demo import TOKENIZER, demo_folder
 from .prepared import Prepared, Progress, counts_of, digest_of, drawing, not_made
-from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Layout, Table, TableCamera, draw_layout
-from .table_experts import expert
+from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Table, TableCamera, draw_layout, possible
+from .table_experts import OVER, expert
 from .tokenizer import train_tokenizer
 
 #: Numbers of held-out episodes begin here; a multiple of the number of instructions.
 HELD_OUT_EPISODES = 1_200_000
-_FORMAT = 2  # raise it when the same settings give other data
+#: Actions of another instruction, at most, after which a recorded one is given.
+INTERRUPTED = 15
+_FORMAT = 3  # raise it when the same settings give other data
 _LICENCE = "CC0-1.0: drawn by interlace, nothing of others in it"
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """How many episodes, and how large. ``noise``: standard deviation of what is added to each axis of an action."""
+    """How many episodes, and how large. ``noise``: metres, standard deviation of what is added to each axis of an
+    action."""
 
     seed: int = 0
     size: int = 96  # pixels a side
     train: int = 960
     held_out: int = 96
-    noise: float = 0.3
+    noise: float = 0.006
 
     @property
     def digest(self) -> str:
@@ -67,9 +70,24 @@ class Played:
     done: bool
 
 
+def interrupt(table: Table, instruction: Instruction, rng: np.random.Generator) -> None:
+    """Bring the hand to where the expert of another instruction was on its way, before it touched anything.
+
+    Where every episode begins with the hand at home, a hand over a block gives away which block is meant, and a
+    policy learns to look at the hand and not for what it is told.
+    """
+    other = [one for one in INSTRUCTIONS.values() if one.target != instruction.target and possible(one, table.state())]
+    chosen = other[int(rng.integers(len(other)))]
+    state = table.begin(chosen)
+    for _ in range(int(rng.integers(INTERRUPTED + 1))):
+        action = expert(chosen, state)
+        if action[2] < OVER:
+            break
+        state, _ = table.act(action)
+
+
 def play(
     table: Table,
-    layout: Layout,
     instruction: Instruction,
     *,
     noise: float,
@@ -80,7 +98,6 @@ def play(
 
     ``noise`` is added to what is done, not to what is recorded; ``watch`` is called before each action.
     """
-    table.reset(layout)
     state = table.begin(instruction)
     actions, proprio = [], []
     for _ in range(HORIZON):
@@ -100,15 +117,10 @@ def _noise(settings: TableSettings, number: int) -> np.random.Generator:
 def record(table: Table, camera: TableCamera, number: int, settings: TableSettings, dataset: str) -> Sample | None:
     """Episode ``number`` of a seed, or None where the expert failed."""
     instruction = instruction_of(number)
-    layout, frames = draw_layout(settings.seed, number, instruction), []
-    played = play(
-        table,
-        layout,
-        instruction,
-        noise=settings.noise,
-        rng=_noise(settings, number),
-        watch=lambda: frames.append(camera.draw()),
-    )
+    rng, frames = _noise(settings, number), list[np.ndarray]()
+    table.reset(draw_layout(settings.seed, number, instruction))
+    interrupt(table, instruction, rng)
+    played = play(table, instruction, noise=settings.noise, rng=rng, watch=lambda: frames.append(camera.draw()))
     if not played.done:
         return None
     return Sample(
@@ -218,8 +230,8 @@ def mean_actions(table: Table, instruction: Instruction, settings: TableSettings
     turn = list(INSTRUCTIONS).index(instruction.name)
     recorded = []
     for number in range(turn, turn + episodes * len(INSTRUCTIONS), len(INSTRUCTIONS)):
-        layout = draw_layout(settings.seed, number, instruction)
-        played = play(table, layout, instruction, noise=settings.noise, rng=_noise(settings, number))
+        table.reset(draw_layout(settings.seed, number, instruction))
+        played = play(table, instruction, noise=settings.noise, rng=_noise(settings, number))
         if played.done:
             recorded.append(played.actions)
     longest = max(len(actions) for actions in recorded)

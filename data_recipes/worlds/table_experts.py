@@ -14,7 +14,9 @@ from .table import STEP, Instruction, State
 from .table_mjcf import BLOCK
 
 #: Height of the fingers' tips at which the hand passes over everything.
-_OVER = 0.13
+OVER = 0.13
+#: Height to which a block is lifted.
+_RAISED = 0.2
 _OPEN, _CLOSED = 1.0, 0.0
 
 
@@ -23,17 +25,11 @@ def expert(instruction: Instruction, state: State) -> np.ndarray:
     return _EXPERTS[instruction.verb](instruction, state)
 
 
-def _towards(state: State, goal: np.ndarray, gripper: float) -> np.ndarray:
-    return np.array([*np.clip((goal - state.hand) / STEP, -1, 1), gripper])
-
-
 def _travel(state: State, goal: np.ndarray, gripper: float) -> np.ndarray:
     """Over everything to above ``goal`` [3], sideways only as far as the hand is up."""
     distance = np.linalg.norm(goal[:2] - state.hand[:2])
-    way = np.array([*goal[:2], _OVER])
-    if state.hand[2] < _OVER - 0.03 and distance > 0.02:
-        way[:2] = state.hand[:2]
-    return _towards(state, way, gripper)
+    rises = state.hand[2] < OVER - 0.03 and distance > 0.02
+    return np.array([*(state.hand if rises else goal)[:2], OVER, gripper])
 
 
 def _lift(instruction: Instruction, state: State) -> np.ndarray:
@@ -42,11 +38,12 @@ def _lift(instruction: Instruction, state: State) -> np.ndarray:
     low = state.hand[2] - (place[2] - BLOCK)  # height of the tips over the block's underside
     if off > (0.012 if low > 0.03 else 0.02):
         return _travel(state, place, _OPEN)
+    around = place - (0.0, 0.0, BLOCK - 0.012)
     if low > 0.025:
-        return _towards(state, np.array([*place[:2], place[2] - BLOCK + 0.012]), _OPEN)
+        return np.array([*around, _OPEN])
     if state.gap > 2 * BLOCK + 0.003:
-        return _towards(state, state.hand, _CLOSED)
-    return _towards(state, state.hand + np.array([0.0, 0.0, STEP]), _CLOSED)
+        return np.array([*around, _CLOSED])
+    return np.array([*place[:2], _RAISED, _CLOSED])
 
 
 def _push(instruction: Instruction, state: State) -> np.ndarray:
@@ -58,14 +55,14 @@ def _push(instruction: Instruction, state: State) -> np.ndarray:
     if not (0.02 < behind < (0.1 if low else 0.08) and beside < (0.02 if low else 0.012)):
         return _travel(state, start, _CLOSED)
     if not low:
-        return _towards(state, start, _CLOSED)
-    return _towards(state, np.array([state.hand[0] + side * STEP, place[1], 0.015]), _CLOSED)
+        return np.array([*start, _CLOSED])
+    return np.array([*place[:2], start[2], _CLOSED])
 
 
 def _press(instruction: Instruction, state: State) -> np.ndarray:
     if np.linalg.norm(state.knob[:2] - state.hand[:2]) > 0.012:
         return _travel(state, state.knob, _CLOSED)
-    return _towards(state, np.array([*state.knob[:2], state.hand[2] - STEP]), _CLOSED)
+    return np.array([*state.knob[:2], state.knob[2] - STEP, _CLOSED])
 
 
 def _open(instruction: Instruction, state: State) -> np.ndarray:
@@ -75,8 +72,8 @@ def _open(instruction: Instruction, state: State) -> np.ndarray:
     if abs(off[0]) > (0.02 if low else 0.01) or abs(off[1]) > (0.024 if low else 0.008):
         return _travel(state, start, _CLOSED)
     if not low:
-        return _towards(state, start, _CLOSED)
-    return _towards(state, np.array([start[0], state.hand[1] - STEP, start[2]]), _CLOSED)
+        return np.array([*start, _CLOSED])
+    return np.array([start[0], state.bar[1] - STEP, start[2], _CLOSED])
 
 
 def _close(instruction: Instruction, state: State) -> np.ndarray:
@@ -86,8 +83,8 @@ def _close(instruction: Instruction, state: State) -> np.ndarray:
     if abs(state.hand[0] - start[0]) > 0.025 or not (0.012 < before < (0.1 if low else 0.06)):
         return _travel(state, start, _CLOSED)
     if not low:
-        return _towards(state, start, _CLOSED)
-    return _towards(state, np.array([start[0], state.hand[1] + STEP, start[2]]), _CLOSED)
+        return np.array([*start, _CLOSED])
+    return np.array([start[0], state.bar[1] + STEP, start[2], _CLOSED])
 
 
 _EXPERTS: dict[str, Callable[[Instruction, State], np.ndarray]] = {

@@ -18,6 +18,7 @@ from tiny_backbone import backbone_named_in, write_backbone
 from tiny_backbone import tiny as on_backbone
 
 from interlace.data_recipes import SampleWriter
+from interlace.data_recipes.worlds.table import REACH
 from interlace.tasks.vla import Policy, load_vla
 
 sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
@@ -158,7 +159,7 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
     assert {line["measure"] for line in lines} == {"arm_error", "gripper_accuracy"}
 
     task, backbone = load_vla(tmp_path / "run")
-    assert (task.options.context, task.options.execute, task.scale.low) == (3, 2, (-1.0, -1.0, -1.0))
+    assert (task.options.context, task.options.execute, task.scale.low) == (3, 2, REACH[0])
     saved = load_file(tmp_path / "run" / "heads" / "vla.safetensors")
     assert all(torch.equal(value, saved[key]) for key, value in task.state_dict().items())
     with Policy(task, backbone) as policy:

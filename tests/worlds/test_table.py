@@ -15,6 +15,8 @@ from interlace.data_recipes.worlds.table import (
     HORIZON,
     INSTRUCTIONS,
     PUSHED,
+    REACH,
+    STEP,
     Instruction,
     Layout,
     State,
@@ -26,6 +28,7 @@ from interlace.data_recipes.worlds.table_episodes import (
     HELD_OUT_EPISODES,
     TableSettings,
     instruction_of,
+    interrupt,
     prepare_table,
     replay,
 )
@@ -109,9 +112,9 @@ def test_the_right_thing_the_wrong_way_is_not_done(table: Table) -> None:
 def test_nothing_is_done_by_standing_still(table: Table) -> None:
     for name, instruction in INSTRUCTIONS.items():
         table.reset(draw_layout(0, 5, instruction))
-        table.begin(instruction)
+        state = table.begin(instruction)
         for _ in range(3):
-            _, outcome = table.act(np.array([0.0, 0.0, 0.0, 1.0]))
+            state, outcome = table.act(np.array([*state.hand, 1.0]))
         assert not outcome.done, name
         assert not outcome.disturbed, name
 
@@ -162,12 +165,45 @@ def test_replaying_the_mean_action_blindly_fails() -> None:
     assert found.mean <= 0.1
 
 
+def test_a_recorded_episode_begins_where_another_instruction_was_interrupted(table: Table) -> None:
+    """Anywhere on the way to what is not meant, nothing touched; and sometimes at home."""
+    ways, over_another = [], 0
+    for number in range(60):
+        instruction = instruction_of(number)
+        at_home = table.reset(draw_layout(0, number, instruction))
+        interrupt(table, instruction, np.random.default_rng(number))
+        now = table.state()
+        for name, place in at_home.blocks.items():
+            assert np.abs(now.blocks[name] - place).max() < 1e-3
+            over_another += name != instruction.target and bool(np.linalg.norm((now.hand - place)[:2]) < 0.02)
+        assert (now.drawer, now.button) == pytest.approx((at_home.drawer, at_home.button), abs=1e-3)
+        assert possible(instruction, now)
+        ways.append(np.linalg.norm((now.hand - at_home.hand)[:2]))
+    assert over_another >= 5
+    assert np.quantile(ways, 0.1) < 0.05
+    assert np.median(ways) > 0.08
+
+
 def test_instructions_take_turns() -> None:
     assert len(INSTRUCTIONS) == 12
     assert len(BLOCK_INSTRUCTIONS) == 9
     assert {instruction_of(number).name for number in range(12)} == set(INSTRUCTIONS)
     assert instruction_of(HELD_OUT_EPISODES) == instruction_of(0)
     assert len({one.text for one in INSTRUCTIONS.values()}) == 12
+
+
+def test_the_hand_goes_where_it_is_sent_at_its_own_pace(table: Table) -> None:
+    """Two centimetres an axis at most, no further than asked, and never out of reach."""
+    state = table.reset(draw_layout(0, 0, INSTRUCTIONS["lift_red"]))
+    table.begin(INSTRUCTIONS["lift_red"])
+    goal = np.array([state.hand[0] + 0.07, state.hand[1] - 0.005, 9.0])
+    wanted = np.array([*goal[:2], REACH[1][2]])
+    for _ in range(12):
+        before, (state, _) = state.hand, table.act(np.array([*goal, 1.0]))
+        steps = np.abs(state.hand - before)
+        assert steps.max() < 1.1 * STEP
+        assert steps[1] < 0.0055
+    np.testing.assert_allclose(state.hand, wanted, atol=0.003)
 
 
 @pytest.mark.parametrize("action", [[0.0, 0.0, 0.0], [0.0, np.nan, 0.0, 1.0], np.zeros((2, 4))])
@@ -212,7 +248,7 @@ def test_prepared_episodes(tmp_path: Path, gl: str) -> None:
             assert episode.instruction == instruction_of(number).text
             assert len(sample.frames) == len(episode.actions) > 5
             moved = np.diff(episode.proprio[:, :3], axis=0)  # without noise, the next step shows what an action did
-            asked = episode.actions[:-1, :3]
+            asked = np.clip(episode.actions[:-1, :3] - episode.proprio[:-1, :3], -STEP, STEP)
             assert (moved * asked).sum() > 0.8 * np.linalg.norm(moved) * np.linalg.norm(asked)
         sides[name] = {sample.frames[0].tobytes() for sample in samples}
     assert not sides["table_train"] & sides["table_held_out"]

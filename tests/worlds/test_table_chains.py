@@ -49,14 +49,14 @@ def test_a_button_that_is_still_down_was_not_pressed_again() -> None:
         state, outcome = table.act(expert(press, state))
         if outcome.done:
             break
-    down = np.array([0.0, 0.0, -1.0, 0.0])
+    down, up = (np.array([*state.knob[:2], height, 0.0]) for height in (0.0, 0.2))
     state, _ = table.act(down)
     assert state.button > PRESSED
     table.begin(push)
     _, outcome = table.act(down)
     assert outcome.disturbed == ()
     for _ in range(4):
-        state, outcome = table.act(-down)
+        state, outcome = table.act(up)
     assert state.button < PRESSED
     assert outcome.disturbed == ()
     for _ in range(6):
