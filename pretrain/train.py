@@ -48,6 +48,9 @@ from .zero import ZeroConfig, ZeroEngine
 #: Exit status after saving on SIGTERM: 128 + the signal's number, as shells have it.
 TERMINATED = 128 + signal.SIGTERM
 
+#: Training samples that tasks measure their inputs on.
+INPUTS_MEASURED = 64
+
 #: What a recipe may say about the backbone and each task.
 SECTIONS = Sections(
     backbone=BackboneConfig,
@@ -134,7 +137,10 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
     feeds = build_feeds(recipe, tasks)
 
     # One backbone under every task's heads, sharded by ZeRO; teachers and cluster centres beside it.
-    parts = build(recipe, tasks, ranks)
+    student = build_student(recipe, tasks)
+    if checkpoint is None:
+        measure_inputs(student, tasks, feeds, ranks)
+    parts = build(recipe, student, ranks)
     start = begin(recipe, checkpoint, parts, tasks, feeds)
 
     # Within a step the tasks' micro-batches follow each other in turn.
@@ -255,9 +261,16 @@ def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
         return Student(Backbone(config), tasks)
 
 
-def build(recipe: Recipe, tasks: Mapping[str, Task], ranks: Ranks) -> Parts:
+def measure_inputs(student: Student, tasks: Mapping[str, Task], feeds: Mapping[str, Feed], ranks: Ranks) -> None:
+    """Show every task the first samples that it will train on, before an engine takes its parameters."""
+    backbone = student.backbone.to(ranks.device)
+    for name, task in tasks.items():
+        task.measure_inputs(backbone, training_samples(feeds[name], task, INPUTS_MEASURED))
+
+
+def build(recipe: Recipe, student: Student, ranks: Ranks) -> Parts:
     """The student in its engine, its teachers, which copy what it begins with, and its centres."""
-    engine, student = recipe.engine, build_student(recipe, tasks)
+    engine, tasks = recipe.engine, cast(dict[str, Task], dict(student.tasks))
     guard = FrozenGuard(student.backbone) if isinstance(student.backbone, FrozenBackbone) else None
     teachers = Teachers(student, ranks.device)
     cosine = TaskGradients(student.backbone)
@@ -300,7 +313,7 @@ def replay(file: Path) -> dict[str, float]:
     """A stopped step again, in this process: its terms and gradient norm."""
     ranks, content = join(), read_replay(file)
     recipe = resolve(content["recipe"], SECTIONS)
-    parts = build(recipe, build_tasks(recipe, ranks), ranks)
+    parts = build(recipe, build_student(recipe, build_tasks(recipe, ranks)), ranks)
     return replay_step(content, parts, recipe, ranks)
 
 

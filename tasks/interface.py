@@ -219,6 +219,13 @@ class Task(nn.Module):
         """
         return {}
 
+    def measure_inputs(self, backbone: Backbone, samples: Sequence[Sample]) -> None:
+        """Set what depends on how inputs look, from training samples, read when asked for.
+
+        Once in a run, before its first step; on every rank, with the same samples. Kept in parameters that are not
+        trained, so that checkpoints have it.
+        """
+
     def fit_blind(self, samples: Sequence[Sample]) -> Any:
         """Fit the best input-free predictors on training samples. The result is given to :meth:`evaluate`."""
         raise NotImplementedError

@@ -30,6 +30,12 @@ class VlaOptions(LanguageOptions):
     longest: int = Field(default=128, ge=1)  # steps of an episode that a stream is trained on, from its first
     looks: int = Field(default=1, ge=1)  # steps of one episode that are learned from in a draw, at most
     prompt: str = f"What action should the robotic arm take to {BLANK}?"  # VLM4VLA
+    #: each channel of the patches has mean 0 and deviation 1 over the first training samples: a projector that begins
+    #: at random learns much sooner. With ``start_from`` it gives a VLM's projector what that never saw
+    standardise: bool = False
+    #: the image between the prompt and the query, and not before the prompt as VLM4VLA has it: each of its tokens then
+    #: knows what is asked, which a small language model that begins at random learns sooner
+    image_last: bool = False
     head_size: int = Field(default=1024, ge=4)  # width of the action head; VLM4VLA
     huber_delta: float = Field(default=1.0, gt=0)  # VLM4VLA
     gripper_weight: float = Field(default=0.01, ge=0)  # of its cross-entropy beside the arm's Huber loss; VLM4VLA

@@ -15,7 +15,7 @@ from interlace.data_recipes import DataError, Episode, Sample
 
 from ..frames import resize
 from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
-from ..vlm.chat import Row
+from ..vlm.chat import VISUAL, Row
 from ..vlm.language_task import LanguageTask
 from ..vlm.llm import embed, last_hidden
 from ..vlm.positions import position_code
@@ -23,6 +23,7 @@ from ..vlm.tiles import pooled, with_newlines
 from .head import ActionHead
 from .measures import MEANINGS, Blind, action_measures, mean_actions, spread
 from .options import BLANK, VlaOptions
+from .standard import Standard
 
 
 def glance(backbone: Backbone, frame: Tensor) -> Tensor:
@@ -49,6 +50,7 @@ class Vla(LanguageTask):
     def __init__(self, options: VlaOptions, context: TaskContext) -> None:
         super().__init__(options, context)
         self.scale = options.scale
+        self.standard = Standard(context.backbone.hidden_size) if options.standardise else nn.Identity()
         width = len(self.newline)
         self.query = nn.Parameter(torch.zeros(width))  # VLM4VLA begins at zero
         self.head = ActionHead(width, options.head_size, options.chunk, self.scale.size - 1)
@@ -103,7 +105,10 @@ class Vla(LanguageTask):
     def row(self, instruction: str) -> Row:
         """The prompt as tokens, the image's place among them; the query is no token and comes after them."""
         prompt = self.options.prompt.replace(BLANK, instruction)
-        return self.chat.row([(prompt, None)], visual=not self.options.blind)
+        row = self.chat.row([(prompt, None)], visual=not self.options.blind)
+        if self.options.image_last:
+            row.tokens.sort(key=lambda token: token == VISUAL)  # stable: the words keep their order
+        return row
 
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
         """``frames``: [n, 3, size, size] uint8 each; ``looks``; ``tokens`` of each look; ``actions``
@@ -165,7 +170,7 @@ class Vla(LanguageTask):
 
         A batch's one row that counts nothing has no patches: what is computed depends on every parameter all the same.
         """
-        (grid,), anchor = self.to_tokens([patches])
+        (grid,), anchor = self.to_tokens([self.standard(patches)])
         if self.options.patch_positions:
             grid = grid + position_code(grid)
         nowhere = self.newline.new_zeros(0, len(self.newline))
@@ -184,6 +189,13 @@ class Vla(LanguageTask):
         return self.scale.restore(actions.cpu().numpy())
 
     # ---- measuring
+
+    @torch.no_grad()
+    def measure_inputs(self, backbone: Backbone, samples: Sequence[Sample]) -> None:
+        """Mean and deviation of every channel, for option ``standardise``."""
+        if isinstance(self.standard, Standard) and not self.options.blind:
+            seen = [self._glances(backbone, sample, spread(len(sample.frames))) for sample in samples]
+            self.standard.measure(torch.cat(seen))
 
     def accept(self, sample: Sample) -> None:
         """Its actions must be of this policy's width."""
@@ -212,9 +224,13 @@ class Vla(LanguageTask):
 
     def _replies(self, backbone: Backbone, sample: Sample, looks: np.ndarray, instruction: str) -> np.ndarray:
         """[n, chunk, A], normalised; the arm NaN without an instruction."""
-        frames = torch.from_numpy(self.prepared(sample, looks)["frames"]).to(self.query.device)
-        actions = self.scale.normalise(self.predict(instruction, self.features(backbone, frames, looks.tolist())))
+        actions = self.scale.normalise(self.predict(instruction, self._glances(backbone, sample, looks)))
         return actions if instruction else np.full_like(actions, np.nan)
+
+    def _glances(self, backbone: Backbone, sample: Sample, looks: np.ndarray) -> Tensor:
+        """Patches [n, h, w, D] of these looks at a whole sample."""
+        frames = torch.from_numpy(self.prepared(sample, looks)["frames"]).to(backbone.norm.weight.device)
+        return self.features(backbone, frames, looks.tolist())
 
     def _episode(self, sample: Sample) -> Episode:
         episode = sample.episode

@@ -217,6 +217,17 @@ def test_the_query_is_read_at_the_end_of_the_prompt(words: Path) -> None:
                 torch.testing.assert_close(found[index], expected[0], rtol=1e-4, atol=1e-5)
 
 
+def test_the_image_stands_where_the_options_say(words: Path) -> None:
+    """Before the prompt; or after all of it, where what is told reaches every visual token."""
+    before, after = (build(words, image_last=asked)[0].row("push the red box").tokens for asked in (False, True))
+    assert before.count(VISUAL) == after.count(VISUAL) == 1
+    assert before.index(VISUAL) < len(before) - 4
+    assert after == [*(token for token in before if token != VISUAL), VISUAL]
+    blind = [build(words, image_last=asked, blind=True)[0].row("push it").tokens for asked in (False, True)]
+    assert blind[0] == blind[1]
+    assert VISUAL not in blind[0]
+
+
 def test_predictions_are_what_the_robot_is_told(words: Path) -> None:
     task, backbone = build(words)
     frames = torch.from_numpy(task.prepared(sample(1), np.array([0]))["frames"])
