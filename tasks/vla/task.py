@@ -193,7 +193,7 @@ class Vla(LanguageTask):
     @torch.no_grad()
     def measure_inputs(self, backbone: Backbone, samples: Sequence[Sample]) -> None:
         """Mean and deviation of every channel, for option ``standardise``."""
-        if isinstance(self.standard, Standard) and not self.options.blind:
+        if isinstance(self.standard, Standard):
             seen = [self._glances(backbone, sample, spread(len(sample.frames))) for sample in samples]
             self.standard.measure(torch.cat(seen))
 

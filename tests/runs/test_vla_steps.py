@@ -162,6 +162,7 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
     assert (task.options.context, task.options.execute, task.scale.low) == (3, 2, REACH[0])
     saved = load_file(tmp_path / "run" / "heads" / "vla.safetensors")
     assert all(torch.equal(value, saved[key]) for key, value in task.state_dict().items())
+    assert (saved["standard.deviation"] != 1).all()  # measured before the first step, and kept
     with Policy(task, backbone) as policy:
         policy.begin("push the red box")
         assert policy.act(sample(0).frames[0]).shape == (4,)

@@ -19,6 +19,7 @@ from interlace.data_recipes import DataError, Sample
 from interlace.data_recipes.action_scale import ActionScale
 from interlace.tasks.interface import Progress
 from interlace.tasks.vla import Policy, Vla
+from interlace.tasks.vla.standard import Standard
 from interlace.tasks.vlm.chat import VISUAL
 
 PROGRESS = Progress(0, 10, 0)
@@ -215,6 +216,38 @@ def test_the_query_is_read_at_the_end_of_the_prompt(words: Path) -> None:
             hidden = task.llm.base_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[:, -1]
             for found, expected in zip(together, task.head(hidden), strict=True):
                 torch.testing.assert_close(found[index], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_channels_are_standardised_by_what_was_measured(words: Path) -> None:
+    """Mean and deviation, by hand in float64, of looks spread over the episodes; both go with the policy's weights."""
+    (task, backbone), plain = build(words, standardise=True), build(words)[0]
+    episodes = [sample(number) for number in range(5)]
+    task.measure_inputs(backbone, episodes)
+    looks = [0, 1, 3, 5]  # of seven steps
+    with torch.no_grad():
+        seen = [plain.features(backbone, batch_of(plain, [each], looks)["frames"][0], looks) for each in episodes]
+    patches = torch.cat(seen).double().flatten(0, 2).numpy()
+    mean, deviation = patches.mean(0), patches.std(0)
+    np.testing.assert_allclose(task.state_dict()["standard.mean"].numpy(), mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(task.state_dict()["standard.deviation"].numpy(), deviation, rtol=1e-4)
+    given = torch.from_numpy((seen[0].double().numpy() - mean) / deviation).float()
+    with torch.no_grad():
+        found = task.act([task.row("push it")] * 4, seen[0])
+        expected = plain.act([plain.row("push it")] * 4, given)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_channel_that_never_varies_is_not_scaled() -> None:
+    standard = Standard(2)
+    standard.measure(torch.tensor([[[[3.0, 1.0], [3.0, 5.0]]]]))
+    assert standard(torch.tensor([[3.0, 5.0], [4.0, 1.0]])).tolist() == [[0.0, 1.0], [1.0, -1.0]]
+
+
+def test_a_blind_policy_measures_nothing(words: Path) -> None:
+    task, backbone = build(words, standardise=True, blind=True)
+    task.measure_inputs(backbone, [sample(1)])
+    assert task.standard.deviation.tolist() == [1.0] * BACKBONE.hidden_size
 
 
 def test_the_image_stands_where_the_options_say(words: Path) -> None:
