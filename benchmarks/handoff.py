@@ -40,9 +40,9 @@ MINUTES = {
     "vlm": 14.0,
     "vlm_blind": 5.0,
     "vlm_initial": 14.0,
-    "vla": 14.0,
-    "vla_blind": 5.0,
-    "vla_initial": 12.0,
+    "vla": 22.0,
+    "vla_blind": 6.0,
+    "vla_initial": 20.0,
 }
 
 

@@ -53,7 +53,7 @@ MINUTES = {
     "probes": 3.0,
     "propagation": 1.0,
     "stream": 1.0,
-    "vla": 19.0,
+    "vla": 26.0,
     "vlm": 21.0,
     "vla_blind": 5.0,
     "vlm_blind": 5.0,
