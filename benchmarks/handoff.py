@@ -33,7 +33,7 @@ PARTS = ("probes", "vlm", "vla")
 #: What ``interlace prepare`` makes for each.
 INPUT = {"probes": "demo", "vlm": "questions", "vla": "table"}
 #: Minutes of one thread that a cell takes at its full size, for the estimate: what they took on 2026-11-30, two at once
-#: on the cores of an AMD EPYC; on initial weights, which were not run, what those on the backbone took.
+#: on the cores of an AMD EPYC; those of ``vla`` beside other work.
 MINUTES = {
     "probes": 2.0,
     "propagation": 1.0,

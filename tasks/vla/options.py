@@ -34,7 +34,7 @@ class VlaOptions(LanguageOptions):
     #: at random learns much sooner. With ``start_from`` it gives a VLM's projector what that never saw
     standardise: bool = False
     #: the image between the prompt and the query, and not before the prompt as VLM4VLA has it: each of its tokens then
-    #: knows what is asked, which a small language model that begins at random learns sooner
+    #: knows what is asked; meant for a small language model that begins at random
     image_last: bool = False
     head_size: int = Field(default=1024, ge=4)  # width of the action head; VLM4VLA
     huber_delta: float = Field(default=1.0, gt=0)  # VLM4VLA
