@@ -26,7 +26,7 @@ from pathlib import Path
 
 from handoff_tables import Cell, write_tables
 
-from interlace.launchers.full import ENDED, hold, preparation, training
+from interlace.launchers.full import ENDED, hold, policy_training, preparation, training
 from interlace.launchers.full_jobs import Command, Desk, Job, run_jobs
 
 PARTS = ("probes", "vlm", "vla")
@@ -81,9 +81,9 @@ def probe_cells(chosen: Chosen) -> list[Cell]:
 
 def trained_cells(chosen: Chosen, part: str) -> list[Cell]:
     """Three trainings for each seed, each measured: with the backbone, without images, with the initial weights."""
-    recipe, measure, name, changes = {
-        "vlm": ("vlm_demo", ("eval", "vlm"), "vlm.json", chosen.vlm),
-        "vla": ("vla_demo", ("eval", "policy"), "policy.json", chosen.vla),
+    measure, name, changes = {
+        "vlm": (("eval", "vlm"), "vlm.json", chosen.vlm),
+        "vla": (("eval", "policy"), "policy.json", chosen.vla),
     }[part]
     played = ("--episodes", str(chosen.episodes), "--chains", str(chosen.chains)) if part == "vla" else ()
     cells = []
@@ -94,11 +94,13 @@ def trained_cells(chosen: Chosen, part: str) -> list[Cell]:
             options = (*played, "--alone") if played and role else played
             backbone = chosen.initial if role == "_initial" else chosen.run / "backbone"
             mine = (f"tasks.{part}.options.blind=true", *changes) if role == "_blind" else changes
-            commands = (
-                Command(training(recipe, to, backbone, seed, mine), to / ENDED),
-                Command((*measure, str(to), *options), to / "results" / name),
+            trained = (
+                policy_training(to, backbone, seed, mine)
+                if part == "vla"
+                else (Command(training("vlm_demo", to, backbone, seed, mine), to / ENDED),)
             )
-            job = Job(to.name, commands, MINUTES[f"{part}{role}"])
+            measured = Command((*measure, str(to), *options), to / "results" / name)
+            job = Job(to.name, (*trained, measured), MINUTES[f"{part}{role}"])
             cells.append(Cell(f"{part}{role}", part, seed, job, to / "results" / name))
     return cells
 
@@ -138,7 +140,10 @@ def try_recipes(cells: Sequence[Cell]) -> None:
 
     for words in (command.words for cell in cells for command in cell.job.commands if command.words[0] == "pretrain"):
         _, name, *changes = words[: words.index("--run")]
-        backbone = recipe_from(name, tuple(changes)).backbone
+        # What a recipe starts from is a run of the same cell, which is not there yet.
+        backbone = recipe_from(
+            name, [*(each for each in changes if not each.startswith("start_from=")), "start_from=null"]
+        ).backbone
         load(str(backbone.init), **asdict(backbone.config))
 
 

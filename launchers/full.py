@@ -141,7 +141,7 @@ def preparation(wanted: Sequence[str]) -> Stage:
     makes = {
         "demo": home / "demo" / "rooms_held_out",
         "questions": home / "questions" / "questions_held_out",
-        "table": home / "table" / "table_held_out",
+        "table": home / "table" / "table_glances",
     }
     commands = {what: Command(("prepare", what), makes[what]) for what in wanted}
     jobs = tuple(_job(f"prepare_{what}", command, needs=()) for what, command in commands.items())
@@ -212,7 +212,7 @@ def _vla(run: Path, seed: int, plan: Plan, blind: bool) -> Job:
     how = ("--episodes", str(plan.episodes), "--chains", "0", *(("--alone",) if blind else ()))
     return _job(
         name,
-        Command(training("vla_demo", to, run / "backbone", seed, changes), to / ENDED),
+        *policy_training(to, run / "backbone", seed, changes),
         Command(("eval", "policy", str(to), *how), to / "results" / "policy.json"),
         needs=("pretrain", "prepare_table"),
     )
@@ -222,6 +222,16 @@ def training(recipe: str, to: Path, backbone: Path, seed: int, changes: Sequence
     """The words that train ``recipe`` on a frozen ``backbone``; it reads its own samples, as others run beside it."""
     first = (f"seed={seed}", f"backbone.init={backbone}", "engine.workers=0")
     return ("pretrain", recipe, *first, *changes, "--run", str(to), "--resume")
+
+
+def policy_training(to: Path, backbone: Path, seed: int, changes: Sequence[str]) -> tuple[Command, Command]:
+    """The two trainings of a policy: at glances, and from there on at episodes."""
+    first = to.with_name(f"{to.name}_glances")
+    begun = (f"start_from={first}", *changes)
+    return (
+        Command(training("vla_demo_glances", first, backbone, seed, changes), first / ENDED),
+        Command(training("vla_demo", to, backbone, seed, begun), to / ENDED),
+    )
 
 
 def _same_seed(run: Path, seed: int) -> None:

@@ -1,9 +1,10 @@
 """``interlace prepare table``: episodes of the robot table's experts as shards, once; and the replay that sees nothing.
 
-In one folder: table_train, table_held_out and tokenizer.model, of the instructions' words.
+In one folder: table_train, table_glances, table_held_out and tokenizer.model, of the instructions' words.
 
 An episode has a frame before each action; ``proprio`` is the hand's place and the fingers' gap. What is done has noise
-on it, what is recorded is what the expert would do, so that a policy also sees how to come back.
+on it, what is recorded is what the expert would do, so that a policy also sees how to come back. A glance is the first
+frame of an episode and its first action alone, of several instructions in turn: words are all that tells them apart.
 """
 
 from __future__ import annotations
@@ -26,22 +27,28 @@ from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Table, 
 from .table_experts import OVER, expert
 from .tokenizer import train_tokenizer
 
-#: Numbers of held-out episodes begin here; a multiple of the number of instructions.
+#: Numbers of glances and of held-out episodes begin here; multiples of the number of instructions.
+GLANCE_EPISODES = 600_000
 HELD_OUT_EPISODES = 1_200_000
+#: The dataset of glances.
+GLANCES = "table_glances"
+#: Instructions that are given at one glance.
+_GIVEN = 4
 #: Actions of another instruction, at most, after which a recorded one is given.
 INTERRUPTED = 15
-_FORMAT = 3  # raise it when the same settings give other data
+_FORMAT = 4  # raise it when the same settings give other data
 _LICENCE = "CC0-1.0: drawn by interlace, nothing of others in it"
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """How many episodes, and how large. ``noise``: metres, standard deviation of what is added to each axis of an
-    action."""
+    """How many episodes, and how large. ``glances``: layouts that are glanced at. ``noise``: metres, standard
+    deviation of what is added to each axis of an action."""
 
     seed: int = 0
     size: int = 96  # pixels a side
     train: int = 960
+    glances: int = 960
     held_out: int = 96
     noise: float = 0.006
 
@@ -114,27 +121,48 @@ def _noise(settings: TableSettings, number: int) -> np.random.Generator:
     return generator(settings.seed, "table noise", number)
 
 
-def record(table: Table, camera: TableCamera, number: int, settings: TableSettings, dataset: str) -> Sample | None:
-    """Episode ``number`` of a seed, or None where the expert failed."""
-    instruction = instruction_of(number)
-    rng, frames = _noise(settings, number), list[np.ndarray]()
-    table.reset(draw_layout(settings.seed, number, instruction))
-    interrupt(table, instruction, rng)
+def record(table: Table, camera: TableCamera, number: int, settings: TableSettings, dataset: str) -> list[Sample]:
+    """Episode ``number`` of a seed; none where the expert failed."""
+    instruction, frames = instruction_of(number), list[np.ndarray]()
+    rng = _interrupted(table, number, settings)
     played = play(table, instruction, noise=settings.noise, rng=rng, watch=lambda: frames.append(camera.draw()))
     if not played.done:
-        return None
+        return []
+    key = f"{dataset}/{number:07d}"
+    return [_sample(key, dataset, instruction, np.stack(frames), played.actions, played.proprio)]
+
+
+def glance(table: Table, camera: TableCamera, number: int, settings: TableSettings, dataset: str) -> list[Sample]:
+    """The first frame of layout ``number``, and the first action of the experts of several instructions."""
+    rng = _interrupted(table, number, settings)
+    state, frames = table.state(), camera.draw()[None]
+    given = rng.permutation([name for name, one in INSTRUCTIONS.items() if possible(one, state)])[:_GIVEN]
+    samples = []
+    for instruction in (INSTRUCTIONS[name] for name in given):
+        action = expert(instruction, state).astype(np.float32)[None]
+        key = f"{dataset}/{number:07d}_{instruction.name}"
+        samples.append(_sample(key, dataset, instruction, frames, action, state.proprio[None].astype(np.float32)))
+    return samples
+
+
+def _interrupted(table: Table, number: int, settings: TableSettings) -> np.random.Generator:
+    """Lay the table as ``number`` has it, with the hand on its way; what is drawn of its noise from there on."""
+    instruction, rng = instruction_of(number), _noise(settings, number)
+    table.reset(draw_layout(settings.seed, number, instruction))
+    interrupt(table, instruction, rng)
+    return rng
+
+
+def _sample(
+    key: str, dataset: str, instruction: Instruction, frames: np.ndarray, actions: np.ndarray, proprio: np.ndarray
+) -> Sample:
     return Sample(
-        key=f"{dataset}/{number:07d}",
+        key=key,
         source=dataset,
-        frames=np.stack(frames),
+        frames=frames,
         times=np.arange(len(frames)) / FPS,
         labels={"instruction": list(INSTRUCTIONS).index(instruction.name)},
-        episode=Episode(
-            instruction=instruction.text,
-            actions=played.actions,
-            proprio=played.proprio,
-            steps=np.arange(len(frames)),
-        ),
+        episode=Episode(instruction=instruction.text, actions=actions, proprio=proprio, steps=np.arange(len(frames))),
     )
 
 
@@ -157,6 +185,7 @@ def prepare_table(
     folder, settings = table_folder() if folder is None else Path(folder), settings or TableSettings()
     sides = {"table_train": range(settings.train)}
     sides["table_held_out"] = range(HELD_OUT_EPISODES, HELD_OUT_EPISODES + settings.held_out)
+    sides[GLANCES] = range(GLANCE_EPISODES, GLANCE_EPISODES + settings.glances)
     missing = not_made(folder, sides, settings.digest)
     if missing:
         (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other instructions' words
@@ -208,9 +237,9 @@ def _write(
 
 def _record_all(numbers: Sequence[int], settings: TableSettings, dataset: str) -> list[Sample]:
     table = Table()
+    draw = glance if dataset == GLANCES else record
     with TableCamera(table, settings.size) as camera:
-        recorded = (record(table, camera, number, settings, dataset) for number in numbers)
-        return [sample for sample in recorded if sample is not None]
+        return [sample for number in numbers for sample in draw(table, camera, number, settings, dataset)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ class DecoderShape(TaskOptions):
     head_size: int | None = Field(default=None, ge=2)  # None: hidden_size / heads
     mlp_size: int = Field(ge=1)
     tie_embeddings: bool = True
-    rope_base: float = Field(default=1e6, gt=1)  # Qwen3's
     vocabulary_size: int | None = Field(default=None, ge=1)  # None: the tokenizer's
 
     @model_validator(mode="after")

@@ -55,25 +55,34 @@ def test_every_cell_is_a_command_that_can_be_typed(chosen: Chosen) -> None:
 
 
 def test_all_policies_play_the_same_and_who_is_not_trained_once_a_seed(chosen: Chosen) -> None:
-    played = {(cell.kind, cell.seed): cell.job.commands[1].words for cell in trained_cells(chosen, "vla")}
+    played = {(cell.kind, cell.seed): cell.job.commands[-1].words for cell in trained_cells(chosen, "vla")}
     assert {words[3:7] for words in played.values()} == {("--episodes", "12", "--chains", "3")}
     assert [kind for (kind, seed), words in played.items() if "--alone" not in words and seed == 1] == ["vla"]
-    assert not any("--alone" in cell.job.commands[1].words for cell in trained_cells(chosen, "vlm"))
+    assert not any("--alone" in cell.job.commands[-1].words for cell in trained_cells(chosen, "vlm"))
 
 
-@pytest.mark.parametrize("part", ["vlm", "vla"])
-def test_controls_differ_in_what_they_say_and_in_nothing_else(chosen: Chosen, part: str) -> None:
-    words = {(cell.kind, cell.seed): set(cell.job.commands[0].words) for cell in trained_cells(chosen, part)}
+@pytest.mark.parametrize(("part", "training"), [("vlm", 0), ("vla", 0), ("vla", 1)])
+def test_controls_differ_in_what_they_say_and_in_nothing_else(chosen: Chosen, part: str, training: int) -> None:
+    cells = trained_cells(chosen, part)
+    words = {(cell.kind, cell.seed): set(cell.job.commands[training].words) for cell in cells}
+    runs = {"start_from"} if training else set()
     for seed in chosen.seeds:
         mine, blind, initial = (words[f"{part}{role}", seed] for role in ("", "_blind", "_initial"))
         assert f"seed={seed}" in mine
         assert f"engine.steps={2 if part == 'vlm' else 3}" in mine
-        assert {word for word in blind - mine if "run" not in word.split("/")[-1]} >= {
-            f"tasks.{part}.options.blind=true"
-        }
-        assert {word.partition("=")[0] for word in mine ^ initial if "=" in word} == {"backbone.init"}
+        said = {word for word in blind - mine if "=" in word and not word.startswith("start_from=")}
+        assert said == {f"tasks.{part}.options.blind=true"}
+        assert {word.partition("=")[0] for word in mine ^ initial if "=" in word} == {"backbone.init"} | runs
         assert f"backbone.init={chosen.run / 'backbone'}" in mine & blind
         assert f"backbone.init={chosen.initial}" in initial
+
+
+def test_a_policy_starts_from_its_own_glances(chosen: Chosen) -> None:
+    for cell in trained_cells(chosen, "vla"):
+        glances, episodes, _ = cell.job.commands
+        assert [glances.words[1], episodes.words[1]] == ["vla_demo_glances", "vla_demo"]
+        assert f"start_from={glances.makes.parent}" in episodes.words
+        assert glances.makes.parent.name == f"{cell.job.name}_glances"
 
 
 def test_the_initial_weights_are_those_of_the_runs_seed(chosen: Chosen) -> None:
@@ -143,7 +152,7 @@ def test_input_that_cannot_be_made_is_told_before_anything_is_trained(
     with pytest.raises(SystemExit, match="prepare_table: `interlace prepare table` ended with status 2: no"):
         call(chosen, monkeypatch, "--only", "vlm", "vla")
     assert begun == ["prepare_questions", "prepare_table"]
-    for there in ("questions/questions_held_out", "table/table_held_out"):
+    for there in ("questions/questions_held_out", "table/table_glances"):
         (chosen.out / "input" / there).mkdir(parents=True)
     monkeypatch.setattr(handoff, "try_recipes", lambda cells: None)
     begun.clear()
@@ -156,7 +165,7 @@ def test_a_recipe_that_cannot_be_trained_is_told_before_anything_is_trained(
     chosen: Chosen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_tokenizer(tmp_path).rename(tmp_path / "tokenizer.model")
-    for name in ("table_train", "table_held_out"):
+    for name in ("table_train", "table_glances", "table_held_out"):
         with SampleWriter(
             tmp_path / "table" / name, name=name, fields=("frames", "episode"), split=name, licence="CC0-1.0", fps=10.0
         ) as to:

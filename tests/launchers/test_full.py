@@ -158,15 +158,21 @@ def test_every_command_is_one_that_can_be_typed(tmp_path: Path) -> None:
 
 
 def test_seeds_and_backbones_go_where_they_should(tmp_path: Path) -> None:
-    words = {job.name: str(job.commands[0]) for stage in stages(tmp_path, 3, Plan()) for job in stage.jobs}
+    planned = [job for stage in stages(tmp_path, 3, Plan()) for job in stage.jobs]
+    words = {job.name: str(job.commands[0]) for job in planned}
     for name in ("pretrain", "vlm", "vlm_blind", "vla", "vla_blind"):
         assert " seed=3 " in words[name]
     for name in ("vlm", "vlm_blind", "vla", "vla_blind"):
         assert f" backbone.init={tmp_path / 'backbone'} " in words[name]
     assert {name for name in words if "blind" in words[name].replace(str(tmp_path), "")} == {"vlm_blind", "vla_blind"}
     assert "pretrain vlm_demo_blind " in words["vlm_blind"]
-    assert " tasks.vla.options.blind=true " in words["vla_blind"]
-    played = {job.name: job.commands[-1].words for stage in stages(tmp_path, 3, Plan()) for job in stage.jobs}
+    for name in ("vla", "vla_blind"):
+        glances, episodes, _ = next(job.commands for job in planned if job.name == name)
+        assert ("vla_demo_glances" in glances.words, "vla_demo" in episodes.words) == (True, True)
+        assert f"start_from={glances.makes.parent}" in episodes.words
+        assert ("tasks.vla.options.blind=true" in glances.words) == (name == "vla_blind")
+        assert ("tasks.vla.options.blind=true" in episodes.words) == (name == "vla_blind")
+    played = {job.name: job.commands[-1].words for job in planned}
     assert [("--alone" in played[name]) for name in ("vla", "vla_blind")] == [False, True]
 
 

@@ -62,7 +62,7 @@ def write_input(root: Path) -> None:
     prepare_questions(
         root / "questions", settings=QuestionSettings(train_rooms=16, train_scenes=3, held_out_rooms=12), workers=2
     )
-    prepare_table(root / "table", settings=TableSettings(size=48, train=12, held_out=12), workers=2)
+    prepare_table(root / "table", settings=TableSettings(size=48, train=12, glances=12, held_out=12), workers=2)
 
 
 @pytest.mark.slow

@@ -145,7 +145,9 @@ def test_what_a_vlms_run_cannot_give_is_refused(one_rank: Ranks, inputs: Path, v
             one_rank.run(cases.trained, name="vla_demo", run=str(tmp_path / f"run{number}"), overrides=overrides)
 
 
-def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path, tmp_path: Path) -> None:
+def test_the_demo_takes_two_steps_from_its_glances_and_is_measured(
+    one_rank: Ranks, inputs: Path, tmp_path: Path
+) -> None:
     overrides = [
         *tiny(inputs),
         "tasks.vla.options.context=3",
@@ -153,8 +155,17 @@ def test_the_demo_takes_two_steps_and_is_measured(one_rank: Ranks, inputs: Path,
         f"tasks.vla.sources=[{{name: table, format: mds, path: {inputs / 'train'}}}]",
         f"tasks.vla.held_out=[{{name: table, format: mds, path: {inputs / 'held_out'}}}]",
     ]
-    found = one_rank.run(cases.trained, name="vla_demo", run=str(tmp_path / "run"), overrides=overrides)[0]
+    glanced = tmp_path / "glances"
+    # No held-out episodes: only where the policy ends is it measured.
+    found = one_rank.run(cases.trained, name="vla_demo_glances", run=str(glanced), overrides=overrides[:-1])[0]
+    check(found, glanced, inputs)
+    assert not (glanced / "eval.jsonl").exists()
+    found = one_rank.run(
+        cases.trained, name="vla_demo", run=str(tmp_path / "run"), overrides=[*overrides, f"start_from={glanced}"]
+    )[0]
     check(found, tmp_path / "run", inputs)
+    assert found["taken_over"]
+    assert not found["anew"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert {line["measure"] for line in lines} == {"arm_error", "gripper_accuracy"}
 

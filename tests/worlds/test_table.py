@@ -25,6 +25,8 @@ from interlace.data_recipes.worlds.table import (
     possible,
 )
 from interlace.data_recipes.worlds.table_episodes import (
+    GLANCE_EPISODES,
+    GLANCES,
     HELD_OUT_EPISODES,
     TableSettings,
     instruction_of,
@@ -36,7 +38,7 @@ from interlace.data_recipes.worlds.table_experts import expert
 from interlace.data_recipes.worlds.table_mjcf import BLOCK, BLOCKS
 from interlace.tasks.captioning.tokenizer import read_tokenizer
 
-TINY = TableSettings(size=48, train=12, held_out=12, noise=0.0)
+TINY = TableSettings(size=48, train=12, glances=12, held_out=12, noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -232,12 +234,12 @@ def test_left_is_left_in_the_picture(gl: str) -> None:
 
 def test_prepared_episodes(tmp_path: Path, gl: str) -> None:
     made = prepare_table(tmp_path / "table", settings=TINY, backend=gl, workers=1)
-    assert made.counts == {"table_train": 12, "table_held_out": 12}
+    assert made.counts == {"table_train": 12, GLANCES: 4 * 12, "table_held_out": 12}
     assert prepare_table(tmp_path / "table", settings=TINY, backend=gl).made == ()
     words = read_tokenizer(str(tmp_path / "table" / "tokenizer.model"))
     assert all(words.decode(words.encode(one.text)) == one.text for one in INSTRUCTIONS.values())
     sides = {}
-    for name in made.made:
+    for name in ("table_train", "table_held_out"):
         reader = ShardReader(tmp_path / "table" / name)
         assert reader.fields == {"frames", "labels", "episode"}
         samples = [reader.read(index) for index in range(len(reader))]
@@ -254,8 +256,38 @@ def test_prepared_episodes(tmp_path: Path, gl: str) -> None:
     assert not sides["table_train"] & sides["table_held_out"]
 
 
+def test_a_glance_is_one_frame_and_what_each_of_several_experts_does_first(
+    tmp_path: Path, gl: str, table: Table
+) -> None:
+    prepare_table(tmp_path, settings=TINY, backend=gl, workers=1)
+    reader = ShardReader(tmp_path / GLANCES)
+    samples = [reader.read(index) for index in range(len(reader))]
+    frames = {sample.frames.tobytes() for sample in samples}
+    assert len(frames) == 12, "one of each layout"
+    for first in range(0, len(samples), 4):
+        mine = samples[first : first + 4]
+        assert len({sample.frames.tobytes() for sample in mine}) == 1
+        episodes = [sample.episode for sample in mine]
+        assert len({episode.instruction for episode in episodes if episode}) == 4
+        number = GLANCE_EPISODES + first // 4
+        table.reset(draw_layout(TINY.seed, number, instruction_of(number)))
+        for sample, episode in zip(mine, episodes, strict=True):
+            assert episode is not None
+            assert (len(sample.frames), episode.actions.shape, episode.proprio.shape) == (1, (1, 4), (1, 4))
+            instruction = list(INSTRUCTIONS.values())[sample.labels["instruction"]]
+            assert (episode.instruction, sample.key) == (instruction.text, f"{GLANCES}/{number:07d}_{instruction.name}")
+            assert possible(instruction, table.state())
+            blocks = table.state().blocks
+            if instruction.verb == "lift":  # from wherever the hand is, to above the block
+                assert np.allclose(episode.actions[0, :2], blocks[instruction.target][:2], atol=5e-3)
+            elif instruction.target in BLOCKS:
+                assert np.abs(episode.actions[0, :2] - blocks[instruction.target][:2]).max() == pytest.approx(
+                    0.065, abs=5e-3
+                )
+
+
 def test_other_settings_make_the_table_again(tmp_path: Path, gl: str) -> None:
-    few = TableSettings(size=32, train=1, held_out=1)
+    few = TableSettings(size=32, train=1, glances=1, held_out=1)
     prepare_table(tmp_path, settings=few, backend=gl, workers=1)
     manifest = tmp_path / "table_train" / "dataset.json"
     content = json.loads(manifest.read_text())

@@ -87,7 +87,7 @@ def test_both_ways_draw_the_same_colours(rendered: Views, cast: Views) -> None:
 def test_a_table_is_prepared_without_opengl(tmp_path: Path) -> None:
     """The same episodes, drawn otherwise, and it is said."""
     said: list[str] = []
-    few = TableSettings(size=32, train=1, held_out=1)
+    few = TableSettings(size=32, train=1, glances=1, held_out=1)
     prepare_table(tmp_path, settings=few, backend=RAYS, workers=1, say=said.append)
     assert said == [describe_table(RAYS)]
     assert "no OpenGL" in said[0]
