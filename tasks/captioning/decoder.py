@@ -57,7 +57,7 @@ def _config(shape: DecoderShape, tokenizer: Tokenizer) -> Qwen3Config:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.key_value_heads or shape.heads,
         head_dim=shape.head_size or shape.hidden_size // shape.heads,
-        rope_theta=shape.rope_base,
+        rope_theta=1e6,  # Qwen3's
         tie_word_embeddings=shape.tie_embeddings,
         initializer_range=0.64 / math.sqrt(shape.hidden_size),  # Qwen3's 0.02 at the width of its smallest
         bos_token_id=tokenizer.bos,
