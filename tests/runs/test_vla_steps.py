@@ -156,10 +156,10 @@ def test_the_demo_takes_two_steps_from_its_glances_and_is_measured(
         f"tasks.vla.held_out=[{{name: table, format: mds, path: {inputs / 'held_out'}}}]",
     ]
     glanced = tmp_path / "glances"
-    # No held-out episodes: only where the policy ends is it measured.
+    # Without held-out episodes: only where the policy ends is it measured.
     found = one_rank.run(cases.trained, name="vla_demo_glances", run=str(glanced), overrides=overrides[:-1])[0]
     check(found, glanced, inputs)
-    assert not (glanced / "eval.jsonl").exists()
+    assert not (glanced / "eval.jsonl").read_text()
     found = one_rank.run(
         cases.trained, name="vla_demo", run=str(tmp_path / "run"), overrides=[*overrides, f"start_from={glanced}"]
     )[0]

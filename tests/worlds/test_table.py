@@ -264,13 +264,15 @@ def test_a_glance_is_one_frame_and_what_each_of_several_experts_does_first(
     samples = [reader.read(index) for index in range(len(reader))]
     frames = {sample.frames.tobytes() for sample in samples}
     assert len(frames) == 12, "one of each layout"
+    on_its_way = 0
     for first in range(0, len(samples), 4):
         mine = samples[first : first + 4]
         assert len({sample.frames.tobytes() for sample in mine}) == 1
         episodes = [sample.episode for sample in mine]
         assert len({episode.instruction for episode in episodes if episode}) == 4
         number = GLANCE_EPISODES + first // 4
-        table.reset(draw_layout(TINY.seed, number, instruction_of(number)))
+        home = table.reset(draw_layout(TINY.seed, number, instruction_of(number))).hand
+        on_its_way += bool(episodes[0] and np.abs(episodes[0].proprio[0, :3] - home).max() > 0.03)
         for sample, episode in zip(mine, episodes, strict=True):
             assert episode is not None
             assert (len(sample.frames), episode.actions.shape, episode.proprio.shape) == (1, (1, 4), (1, 4))
@@ -284,6 +286,7 @@ def test_a_glance_is_one_frame_and_what_each_of_several_experts_does_first(
                 assert np.abs(episode.actions[0, :2] - blocks[instruction.target][:2]).max() == pytest.approx(
                     0.065, abs=5e-3
                 )
+    assert on_its_way > 6
 
 
 def test_other_settings_make_the_table_again(tmp_path: Path, gl: str) -> None:
