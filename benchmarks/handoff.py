@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from handoff_tables import Cell, write_tables
@@ -147,6 +147,12 @@ def try_recipes(cells: Sequence[Cell]) -> None:
         load(str(backbone.init), **asdict(backbone.config))
 
 
+def recorded_seeds(out: Path) -> tuple[int, ...]:
+    """The seeds of which any cell was run in ``out``."""
+    ends = {file.stem.rpartition("_")[2] for file in (out / "records").glob("*.json")}
+    return tuple(sorted(int(end) for end in ends if end.isdecimal()))
+
+
 def estimate(cells: Sequence[Cell], desk: Desk, at_once: int) -> str:
     """What is left and how long it may take at full size, a line for each kind of cell."""
     left = [cell for cell in cells if desk.left(cell.job)]
@@ -209,9 +215,8 @@ def main() -> None:
         tuple(options.vlm),
         tuple(options.vla),
     )
-    parts = {part: cells_of(chosen, part) for part in PARTS}
     asked = [part for part in PARTS if part in options.only]
-    cells = [cell for part in asked for cell in parts[part]]
+    cells = [cell for part in asked for cell in cells_of(chosen, part)]
     where = f"{machine()}, {options.at_once} at once"
     print(where, flush=True)
     desk = Desk(out, lambda line: print(line, flush=True))
@@ -226,8 +231,9 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"{error}") from None
     failures = run_jobs([cell.job for cell in cells], desk, at_once=options.at_once)
-    # A call for one part leaves the tables of the others as they are.
-    ended = [cell for mine in parts.values() for cell in mine if not desk.left(cell.job)]
+    # A call for one part, or one seed, leaves what the tables know of the others as it is.
+    known = replace(chosen, seeds=recorded_seeds(out))
+    ended = [cell for part in PARTS for cell in cells_of(known, part) if not desk.left(cell.job)]
     print(f"tables: {write_tables(run.name, where, out, ended, desk)}")
     if failures:
         raise SystemExit("\n".join((*map(str, failures), "mend that and give the same call again")))

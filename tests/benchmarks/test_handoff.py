@@ -195,7 +195,7 @@ def test_cells_of_another_backbone_are_refused(
     assert not begun
 
 
-def test_a_call_for_one_part_keeps_the_tables_of_the_others(
+def test_a_call_for_one_part_and_seed_keeps_the_tables_of_the_others(
     chosen: Chosen, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handoff, "ready", lambda wanted, desk: None)
@@ -208,9 +208,10 @@ def test_a_call_for_one_part_keeps_the_tables_of_the_others(
             command.makes.parent.mkdir(parents=True, exist_ok=True)
             command.makes.touch()
             desk.note(each.job, command, 60.0)
-    call(chosen, monkeypatch, "--only", "probes")
+    call(chosen, monkeypatch, "--only", "probes", "--seeds", "1")
     content = json.loads((chosen.out / "handoff.json").read_text())
     assert list(content["tables"]) == ["vlm"]
+    assert [len(each) for each in content["tables"]["vlm"][0]["values"].values()] == [2, 2, 2]
     assert list(content["tables"]["vlm"][0]["values"]) == ["backbone", "initial weights", "no images"]
     assert content["where"] == "today, here, 2 at once"
     assert all(name.startswith(("probes", "propagation")) for name in begun)
