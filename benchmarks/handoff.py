@@ -33,16 +33,16 @@ PARTS = ("probes", "vlm", "vla")
 #: What ``interlace prepare`` makes for each.
 INPUT = {"probes": "demo", "vlm": "questions", "vla": "table"}
 #: Minutes of one thread that a cell takes at its full size, for the estimate: what they took on 2026-11-30, two at once
-#: on the cores of an AMD EPYC; those of ``vla`` beside other work.
+#: on the cores of an AMD EPYC, other work beside them for part of the time.
 MINUTES = {
     "probes": 2.0,
     "propagation": 1.0,
     "vlm": 14.0,
     "vlm_blind": 5.0,
     "vlm_initial": 14.0,
-    "vla": 22.0,
-    "vla_blind": 6.0,
-    "vla_initial": 20.0,
+    "vla": 20.0,
+    "vla_blind": 8.0,
+    "vla_initial": 19.0,
 }
 
 

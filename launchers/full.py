@@ -53,9 +53,9 @@ MINUTES = {
     "probes": 3.0,
     "propagation": 1.0,
     "stream": 1.0,
-    "vla": 26.0,
+    "vla": 22.0,
     "vlm": 21.0,
-    "vla_blind": 5.0,
+    "vla_blind": 9.0,
     "vlm_blind": 5.0,
 }
 #: And all of them together.
