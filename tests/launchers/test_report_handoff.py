@@ -54,7 +54,8 @@ def run(tmp_path: Path) -> Path:
     for name in ("vla", "vla_blind"):
         results = pair((name, "scripted expert"), "policy/success in closed loop", "blocks")
         write([*results, scored(name, 0.2, "blocks, above expert", "policy/above its controls")], _policy(home, name))
-        (home / name / "heads").mkdir()
+        for trained in (f"{name}_glances", name):
+            (home / trained / "heads").mkdir(parents=True)
     films = home / "vla" / "results" / "policy.videos"
     films.mkdir()
     for film in ("done_lift_red_0.mp4", "failed_left_red_1.mp4"):
