@@ -191,7 +191,7 @@ def draw(path: Path, results: dict[str, dict[int, dict[str, np.ndarray]]]) -> No
             axis.plot(lengths, np.nanmean(values, 1), "o-", color=colour, label=mode, markersize=3)
         axis.set(xscale="log", xlabel="frames seen", title=title, ylim=(0, None))
         axis.minorticks_off()
-        axis.set_xticks(lengths, labels=[str(length) for length in lengths])
+        axis.set_xticks(lengths, labels=[f"{length:,}" for length in lengths], rotation=90)
         axis.title.set_fontsize(9)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
