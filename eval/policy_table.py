@@ -171,15 +171,15 @@ def compare(
 ) -> tuple[list[Result], dict[str, list[Attempt]]]:
     """Results of all sides on episodes 0 ... ``count`` - 1, and by how much the first is above each other, in pairs.
 
-    ``make``: a world of the table, for actors that look so often. ``films``: of the first side, if it looks. Attempts
-    come back too, by name.
+    ``make``: a world of the table, for actors that look so often. ``films``: of the first side, if it looks; they show
+    every action. Attempts come back too, by name.
     """
     tried: dict[str, list[Attempt]] = {}
     results: list[Result] = []
     for side in sides:
-        world = make(side.every)
-        say(f"{world.name}: {side.who.name}")
         kept = films if side.every and not tried else None
+        world = make(side.every if kept is None else 1)
+        say(f"{world.name}: {side.who.name}")
         mine = attempts(world, side.actor, range(count), told=side.told, films=kept, say=say)
         tried[side.who.name] = mine
         results += chains(world, mine, side.who) if len(mine[0].orders) > 1 else success(world, mine, side.who)
