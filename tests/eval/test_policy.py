@@ -287,6 +287,25 @@ def test_a_picture_that_nobody_looks_at_is_not_drawn(table: Table) -> None:
     assert np.array_equal(tried[0].frames[-1], tried[1].frames[-1])
 
 
+def test_films_show_every_action(table: Table, tmp_path: Path) -> None:
+    """Of an actor that looks at every tenth picture too; whom nobody films is drawn no oftener than it looks."""
+
+    class Kept(Films):
+        def keep(self, tried: Attempt) -> None:
+            shown.append(len({int(frame[0, 0, 0]) for frame in tried.frames}) == len(tried.frames) > 10)
+
+    shown, made = list[bool](), list[int]()
+
+    def make(every: int) -> TableEpisodes:
+        made.append(every)
+        return world_of(table, every=every)
+
+    sides = [Rival(WHO, Expert(table), 10), Rival(Who("another", "-"), Expert(table), 10)]
+    compare(make, sides, 2, films=Kept(tmp_path, 4.0))
+    assert shown == [True, True]
+    assert made == [1, 10]
+
+
 def test_layouts_are_held_out(table: Table) -> None:
     _, (order,) = world_of(table).start(5)
     assert order.name == list(INSTRUCTIONS)[5]
