@@ -2,7 +2,7 @@
 
 from .config import PRESETS, BackboneConfig
 from .digest import NotFrozen
-from .folder import LoadReport, load, load_with_report, save
+from .folder import LoadReport, load, load_as_published, load_with_report, save
 from .frozen import FrozenBackbone
 from .model import Backbone, Features
 from .noise import BackboneNoise
@@ -22,6 +22,7 @@ __all__ = [
     "Stream",
     "from_transformers",
     "load",
+    "load_as_published",
     "load_with_report",
     "normalise",
     "save",

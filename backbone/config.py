@@ -72,6 +72,11 @@ class BackboneConfig:
             )
 
     @property
+    def is_image_model(self) -> bool:
+        """Whether this is DINOv3 itself, which knows no time: it is meant to be shown one frame at once."""
+        return self.attention == "bidirectional" and self.rope == "image" and not self.camera_token
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.heads
 

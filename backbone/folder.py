@@ -23,6 +23,9 @@ from .model import Backbone
 from .weights import build, config_from_transformers, from_transformers, our_names
 
 _KIND = "interlace.backbone"
+#: ``model_type`` of transformers' DINOv3, and what makes it the model that was published.
+_DINOV3 = "dinov3_vit"
+_IMAGE_MODEL: dict[str, Any] = {"attention": "bidirectional", "rope": "image", "camera_token": False}
 #: ``model_type`` of the folders that ``interlace export`` writes, the key of their backbone's fields, and what the
 #: names of its weights begin with.
 EXPORTED, FIELDS, PREFIX = "interlace", "interlace", "backbone."
@@ -76,12 +79,19 @@ def load(path: str | Path, **changes: Any) -> Backbone:
 
     A DINOv3 becomes a streaming backbone (causal, "rotary", camera token; see
     :func:`~interlace.backbone.from_transformers` for what is made). ``changes`` are :class:`BackboneConfig` fields
-    that replace the folder's: ``load(path, rope="image", camera_token=False)`` is the image model itself.
+    that replace the folder's. :func:`load_as_published` gives the image model itself.
 
     Raises ValueError, naming it, for a file, field or weight that is missing, left over or does not fit, and with both
     values where the config disagrees with its weights.
     """
     return load_with_report(path, **changes)[0]
+
+
+def load_as_published(path: str | Path) -> Backbone:
+    """:func:`load`, but a DINOv3 in transformers' format stays the image model that it is, to be measured as such."""
+    folder = locate(path)
+    image = _read_json(folder / CONFIG).get("model_type") == _DINOV3
+    return load(folder, **_IMAGE_MODEL) if image else load(folder)
 
 
 def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadReport]:
@@ -96,7 +106,7 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
         made_by, own = "interlace", _own_config(folder, fields)
     elif model_type == EXPORTED:
         made_by, own = "interlace export", _own_config(folder, fields.get(FIELDS))
-    elif model_type == "dinov3_vit":
+    elif model_type == _DINOV3:
         with _told_of(folder / CONFIG):
             made_by, own = "transformers", config_from_transformers(fields)
     else:

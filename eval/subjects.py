@@ -62,8 +62,8 @@ class Subject(Protocol):
 class FrozenBackbone:
     """A backbone as it was loaded.
 
-    A causal backbone streams with keys and values in ``dtype`` of its weights. A bidirectional one cannot: it is
-    shown each frame by itself.
+    A causal backbone streams with keys and values in ``dtype`` of its weights. A bidirectional one cannot: in a stream
+    it is shown each frame by itself, and a model of images (DINOv3) in clips too.
     """
 
     def __init__(self, backbone: Backbone, name: str) -> None:
@@ -77,7 +77,10 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def clips(self, frames: Tensor) -> Tokens:
-        return _tokens(self.backbone(backbones.normalise(frames.to(self.device))))
+        if not self.backbone.config.is_image_model:
+            return _tokens(self.backbone(backbones.normalise(frames.to(self.device))))
+        alone = self.backbone(backbones.normalise(frames.flatten(0, 1)[:, None].to(self.device)))
+        return _tokens(_in_clips(alone, len(frames)))
 
     @torch.no_grad()
     def stream(self, frames: Tensor, layers: Sequence[int] = ()) -> Iterator[Tokens]:
@@ -118,6 +121,14 @@ class EightBits(FrozenBackbone):
         return torch.int8
 
 
+def _in_clips(alone: Features, count: int) -> Features:
+    """Features of ``count`` clips, of a model without camera token that saw their frames [B * T, 1] by themselves."""
+    patches, cls, registers = (
+        each.unflatten(0, (count, -1)).squeeze(2) for each in (alone.patches, alone.cls, alone.registers)
+    )
+    return Features(patches, cls, None, registers, {})
+
+
 def _tokens(features: Features) -> Tokens:
     cls = features.cls.float().cpu()
     camera = cls if features.camera is None else features.camera.float().cpu()
@@ -153,7 +164,7 @@ class Pixels:
 
 
 def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
-    """The backbone that :func:`interlace.backbone.load` finds at ``place``, on ``device``, called by its last part.
+    """The backbone at ``place``, a DINOv3 as the image model that it is, on ``device``, called by its last part.
 
     Raises ValueError for what cannot be loaded, or a device that is not there.
     """
@@ -161,7 +172,7 @@ def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
         where = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device {device!r}: allowed are cpu, cuda, cuda:1 and so on") from None
-    backbone = backbones.load(place)
+    backbone = backbones.load_as_published(place)
     parts = [part for part in Path(place).resolve().parts if part != "backbone"]
     try:
         return FrozenBackbone(backbone.to(where), parts[-1])

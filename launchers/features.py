@@ -52,14 +52,11 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
             count += 1
             stages("features", count, watch.count)
         found = {name: tensor[:count] for name, tensor in found.items()}
-        shown = {"height": watch.height, "width": watch.width, "fps": watch.fps}
-    kept = (
-        {"max_frames": options.max_frames} if options.max_frames else {"window": options.window, "sink": options.sink}
-    )
+        shown = {"height": watch.height, "width": watch.width, "fps": watch.fps, **watch.keeps}
     metadata = {
         "backbone": digest,
         "config": json.dumps(backbone.config.to_json()),
-        "stream": json.dumps({**shown, **kept, "dtype": options.dtype}),
+        "stream": json.dumps({**shown, "dtype": options.dtype}),
         "source": source,
         "left_out": json.dumps(watch.footage.left_out),
     }

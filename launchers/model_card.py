@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from interlace.backbone import BackboneConfig
-from interlace.backbone.export import is_image_model
 from interlace.data_recipes.formats import FORMATS
 from interlace.data_recipes.shards import MANIFEST
 from interlace.data_recipes.statistics import signed
@@ -96,7 +95,7 @@ def public(value: Any) -> Any:
 
 
 def _front(card: Card) -> dict[str, Any]:
-    plain = is_image_model(card.config)
+    plain = card.config.is_image_model
     return {
         "library_name": "transformers",
         "pipeline_tag": "image-feature-extraction",
@@ -119,10 +118,10 @@ def _what(card: Card) -> str:
     config = card.config
     kind = (
         "An image model in DINOv3's form"
-        if is_image_model(config)
+        if config.is_image_model
         else "A vision transformer over the frames of a stream"
     )
-    sees = "" if is_image_model(config) else f", {config.attention} in time"
+    sees = "" if config.is_image_model else f", {config.attention} in time"
     heads = f" With it come heads: {', '.join(card.heads)}." if card.heads else ""
     return (
         f"{kind}{sees}: {config.depth} blocks of {config.hidden_size} channels and {config.heads} heads, patches of "
@@ -132,7 +131,7 @@ def _what(card: Card) -> str:
 
 
 def _use(card: Card) -> str:
-    if is_image_model(card.config):
+    if card.config.is_image_model:
         return "```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER).eval()\n```"
     rate = card.config.fps
     times = f"`times` are in frames, {rate:g} to a second." if rate else "`times` are in frames."

@@ -18,6 +18,8 @@ from rich.live import Live
 from rich.style import Style
 from rich.text import Text
 
+from interlace.eval.frozen import frozen
+
 from .colours import BASIS_FRAMES, Colours
 from .recordings import open_recording
 from .watching import Options, Seen, Watch, centre, load_frozen, load_geometry
@@ -35,7 +37,8 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
     Broken pictures of a folder are left out and named at the end.
     """
     backbone = load_frozen(path)
-    with Watch(backbone, source, options, load_geometry(path, backbone)) as watch:
+    heads = load_geometry(path, backbone)
+    with frozen(backbone, path), Watch(backbone, source, options, heads) as watch:
         recording = None if save is None else open_recording(save, watch.footage.fps)
         console.print(opening(watch), highlight=False, markup=False)
         screen = Screen(watch, console)
@@ -66,18 +69,16 @@ def painted(frames: Iterator[Seen]) -> Iterator[tuple[Seen, list[np.ndarray]]]:
 
 def opening(watch: Watch) -> str:
     """What is going to happen, in a line."""
-    kept = watch.options
-    keeps = (
-        f"all of {kept.max_frames} frames"
-        if kept.max_frames
-        else f"the last {kept.window} frames and the first {kept.sink}"
-    )
+    kept = watch.keeps
+    keeps = "every frame by itself, as a model of images"
+    if kept:
+        keeps = "the last {window} frames and the first {sink}" if "window" in kept else "all of {max_frames} frames"
     heads = "depth and pose" if watch.geometry is not None else "no geometry heads"
     footage = watch.footage
     frames = "frames until Ctrl-C" if watch.count is None else f"{watch.count} frames"
     return (
         f"{footage.name}: {frames} of {footage.width} x {footage.height}, shown as {watch.width} x {watch.height}; "
-        f"{watch.fps:g} units of time a second; sees {keeps}: "
+        f"{watch.fps:g} units of time a second; sees {keeps.format(**kept)}: "
         f"{megabytes(watch.stream.cache_bytes)} of keys and values; {heads}"
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interlace import backbone as backbones
-from interlace.backbone import Backbone, Features
+from interlace.backbone import Backbone, Features, Stream
 from interlace.backbone.folder import EXPORTED
 from interlace.backbone.locate import CONFIG, locate
 from interlace.backbone.preprocess import fit, whole_patches
@@ -74,11 +74,29 @@ class Seen:
     took: float
 
 
+class Alone:
+    """In a stream's place, for a model of images: it sees every frame by itself and keeps nothing."""
+
+    cache_bytes = 0
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, times: Tensor, layers: Sequence[int]) -> Features:
+        pixels = frames.to(self._backbone.norm.weight.device)
+        return self._backbone(backbones.normalise(pixels), layers=layers)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class Watch:
     """A stream that is about to see footage; iterate it once. Close it, or use it in a ``with``.
 
     ``height``, ``width``: of the frames as shown. ``fps``: how many units of the model's time a second is: as asked,
-    or as the model's config says, or the footage's own, so that a frame is one unit.
+    or as the model's config says, or the footage's own, so that a frame is one unit. ``keeps``: what the stream keeps,
+    nothing of a model of images.
     """
 
     def __init__(
@@ -105,12 +123,23 @@ class Watch:
             )
         self.height, self.width = whole_patches((footage.height, footage.width), short_side, patch)
         self.fps = options.fps or backbone.config.fps or footage.fps
+        self.keeps: dict[str, int] = {}
+        if backbone.config.is_image_model:
+            if options.dtype or options.max_frames:
+                raise ValueError(
+                    "--dtype and --max-frames are of a stream's keys and values; this backbone is a model of images, "
+                    "which keeps none: leave them out"
+                )
+            self.stream: Stream | Alone = Alone(backbone)
+            return
         # A window that is longer than the footage would only take memory.
         window = options.window if self.count is None else min(options.window, self.count)
-        keeps = {"max_frames": options.max_frames} if options.max_frames else {"window": window}
-        sink = 0 if options.max_frames else options.sink
+        self.keeps = {"window": options.window, "sink": options.sink}
+        opened = {"window": window, "sink": options.sink}
+        if options.max_frames:
+            self.keeps = opened = {"max_frames": options.max_frames}
         dtype = DTYPES[options.dtype] if options.dtype else None
-        self.stream = backbone.stream(1, self.height, self.width, **keeps, sink=sink, dtype=dtype)
+        self.stream = backbone.stream(1, self.height, self.width, dtype=dtype, **opened)
 
     def seen(self, layers: Sequence[int] = ()) -> Iterator[Seen]:
         """The frames one after another, with the patches of these blocks (and of those that geometry needs)."""
@@ -145,8 +174,8 @@ class Watch:
 
 
 def load_frozen(path: str) -> Backbone:
-    """The backbone of a folder, a run or the hub, on the GPU if there is one, without gradients."""
-    backbone = backbones.load(path)
+    """The backbone of a folder, a run or the hub, on the GPU if there is one, without gradients; a DINOv3 as it is."""
+    backbone = backbones.load_as_published(path)
     return backbone.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
 
 

@@ -1,6 +1,6 @@
 """A backbone as a Hugging Face folder that needs torch, transformers and safetensors, and no Interlace."""
 
-from .folder import Heads, is_image_model, new_folder, write_model
+from .folder import Heads, new_folder, write_model
 from .sources import flatten
 
-__all__ = ["Heads", "flatten", "is_image_model", "new_folder", "write_model"]
+__all__ = ["Heads", "flatten", "new_folder", "write_model"]

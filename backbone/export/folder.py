@@ -13,7 +13,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from ..config import BackboneConfig
 from ..folder import EXPORTED, FIELDS, PREFIX, plain_state
 from ..locate import CONFIG, WEIGHTS
 from ..model import Backbone
@@ -34,11 +33,6 @@ class Heads:
 
     module: nn.Module
     options: dict[str, Any]
-
-
-def is_image_model(config: BackboneConfig) -> bool:
-    """Whether a backbone is a DINOv3 that transformers' own class computes."""
-    return config.rope == "image" and not config.camera_token
 
 
 @contextmanager
@@ -64,13 +58,13 @@ def write_model(
 ) -> None:
     """Write config, weights, code, processor and heads into a folder that is there.
 
-    A DINOv3 image model (``rope = "image"``, no camera token) is written for transformers' own class, anything else
-    with its code. ``licence``: of the weights. ``size``: the shorter side, in pixels, that the processor brings frames
-    to; None keeps theirs. Raises ValueError for heads of an image model, whose class cannot load them.
+    A DINOv3 image model (:attr:`BackboneConfig.is_image_model`) is written for transformers' own class, anything
+    else with its code. ``licence``: of the weights. ``size``: the shorter side, in pixels, that the processor brings
+    frames to; None keeps theirs. Raises ValueError for heads of an image model, whose class cannot load them.
     """
     heads = heads or {}
     entries = [_PROCESSOR]
-    if is_image_model(backbone.config):
+    if backbone.config.is_image_model:
         if heads:
             raise ValueError(f"export: transformers' DINOv3 has no place for heads: {', '.join(heads)}")
         fields, state = to_transformers(backbone)

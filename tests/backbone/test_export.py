@@ -191,9 +191,15 @@ def test_an_image_model_is_written_plainly(exported: Path) -> None:
         *("config.json", "image_processing_interlace.py", "model.safetensors", "preprocess.py"),
         "preprocessor_config.json",
     ]
-    plain = lively(tiny(rope="image", camera_token=False))
+    plain = lively(tiny(attention="bidirectional", rope="image", camera_token=False))
     with pytest.raises(ValueError, match="has no place for heads: geometry"):
         write_model(plain, exported, licence="mit", size=None, heads={"geometry": Heads(nn.Linear(1, 1), {})})
+
+
+def test_a_stream_without_a_camera_is_no_image_model(tmp_path: Path) -> None:
+    """transformers' DINOv3 has no past, and no registers of later frames."""
+    write_model(lively(tiny(rope="image", camera_token=False)), tmp_path, licence="mit", size=None)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "interlace"
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

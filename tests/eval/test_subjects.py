@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from interlace.backbone import Backbone, normalise, save
+from interlace.backbone import Backbone, load, normalise, save
 from interlace.eval.frozen import NotFrozen, digest
 from interlace.eval.subjects import EightBits, FrozenBackbone, Pixels, initialised, open_subject
 
@@ -33,6 +34,42 @@ def test_a_backbone_that_cannot_stream_sees_frames_alone(backbone: Backbone) -> 
     clip = frames(3)
     for frame, tokens in zip(clip, blind.stream(clip), strict=True):
         torch.testing.assert_close(tokens.patches, blind.clips(frame[None, None]).patches)
+
+
+def test_a_dinov3_is_measured_as_it_was_published(tmp_path: Path) -> None:
+    """Every frame of a clip, by itself, is what transformers' own model says of it."""
+    config = DINOv3ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        patch_size=8,
+        num_register_tokens=2,
+        layerscale_value=1.0,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    published = DINOv3ViTModel(config).eval()
+    published.save_pretrained(tmp_path / "dinov3")
+    subject, clips = open_subject(tmp_path / "dinov3"), torch.stack((frames(3), frames(3).flip(0)))
+    with torch.no_grad():
+        pixels = normalise(clips).flatten(0, 1)
+        said = published(pixel_values=pixels).last_hidden_state.unflatten(0, (2, 3))
+    whole = subject.clips(clips)
+    torch.testing.assert_close(whole.cls, said[:, :, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.camera, whole.cls)
+    torch.testing.assert_close(whole.patches.flatten(2, 3), said[:, :, 3:], atol=1e-5, rtol=1e-4)
+    for at, tokens in enumerate(subject.stream(clips[0])):
+        torch.testing.assert_close(tokens.patches[0, 0], whole.patches[0, at], atol=1e-5, rtol=1e-4)
+    assert (said[0, 0] - said[0, 1]).abs().mean() > 0.1
+    (tmp_path / "mine").mkdir()
+    assert open_subject(save_streaming(tmp_path / "mine", tmp_path / "dinov3")).backbone.config.attention == "causal"
+
+
+def save_streaming(folder: Path, dinov3: Path) -> Path:
+    """What a run makes of a DINOv3, before it trains."""
+    save(load(dinov3), folder)
+    return folder
 
 
 def test_eight_bits_are_a_stream_of_the_same_weights(backbone: Backbone) -> None:

@@ -187,7 +187,14 @@ def test_an_origin_that_is_gone_is_no_reason_to_forget_it(tmp_path: Path) -> Non
 
 def test_a_dinov3_goes_out_as_transformers_own(tmp_path: Path) -> None:
     config = BackboneConfig(
-        hidden_size=32, depth=2, heads=2, mlp_size=32, patch_size=8, rope="image", camera_token=False
+        hidden_size=32,
+        depth=2,
+        heads=2,
+        mlp_size=32,
+        patch_size=8,
+        attention="bidirectional",
+        rope="image",
+        camera_token=False,
     )
     export_run(make_run(tmp_path / "run", config=config), tmp_path / "out", "mit")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "dinov3_vit"

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from interlace.backbone import Backbone, BackboneConfig, load, normalise, save
 from interlace.backbone.export import new_folder, write_model
@@ -104,6 +105,28 @@ def film(path: Path) -> tuple[list[float], np.ndarray]:
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     return [time for time, _ in frames], np.stack([image for _, image in frames])
+
+
+def test_a_dinov3_says_of_every_frame_what_it_says_of_an_image(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    torch.manual_seed(0)
+    published = DINOv3ViTModel(DINOv3ViTConfig(**shape, patch_size=8, layerscale_value=1.0)).eval()
+    published.save_pretrained(tmp_path / "dinov3")
+    given = ["--backbone", str(tmp_path / "dinov3"), "--size", "32", "--out", str(tmp_path / "said.safetensors")]
+    assert run(folder, monkeypatch, "features", "clip.mp4", *given, "--layers", "last") == 0
+    found = load_file(tmp_path / "said.safetensors")
+    _, images = film(folder / "clip.mp4")
+    with torch.no_grad():
+        said = published(pixel_values=normalise(torch.from_numpy(resize(images, (32, 48))))).last_hidden_state
+    torch.testing.assert_close(found["cls"], said[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["patches"].flatten(1, 2), said[:, -24:], atol=1e-5, rtol=0)
+    assert set(found) == {"cls", "patches", "seconds", "times"}
+    assert run(folder, monkeypatch, "features", "clip.mp4", *given, "--layers", "last", "--dtype", "int8") == 2
+    assert "a model of images, which keeps none: leave them out" in capsys.readouterr().err
+    assert run(folder, monkeypatch, "stream", str(tmp_path / "dinov3"), "clip.mp4", "--size", "32") == 0
+    assert "sees every frame by itself, as a model of images: 0.0 MB" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_features_are_the_streams_own_at_true_times(
