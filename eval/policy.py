@@ -89,6 +89,10 @@ def told_as(action: np.ndarray, size: int, world: str) -> np.ndarray:
     return told
 
 
+#: Settings of a world whose simulator could not be had where its adapter was written.
+UNVERIFIED: Mapping[str, object] = {"adapter": "tried with stand-ins, never with the simulator itself"}
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One episode. ``done``: how many of its orders were carried out in a row, from the first on."""

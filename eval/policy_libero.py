@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .policy import Order, Step, picture, told_as
+from .policy import UNVERIFIED, Order, Step, picture, told_as
 
 #: Suite -> actions that a task has, a little more than its longest demonstration needs (OpenVLA's evaluation).
 HORIZONS = {
@@ -53,7 +53,7 @@ class LiberoWorld:
             raise ValueError(f"LIBERO: {each} episodes of each task; it has 1 to {STATES} initial states")
         self.name, self.suite, self.make, self.each = f"LIBERO, {name}", suite, make, each
         self.horizon = HORIZONS[name]
-        self.settings: Mapping[str, object] = {"horizon": self.horizon, "episodes of each task": each}
+        self.settings: Mapping[str, object] = {"horizon": self.horizon, "episodes of each task": each, **UNVERIFIED}
         self._env: Any = None
         self._task: int | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .policy import Order, Step, picture, told_as
+from .policy import UNVERIFIED, Order, Step, picture, told_as
 
 #: Task -> actions that it has.
 HORIZONS = {
@@ -43,7 +43,7 @@ class SimplerWorld:
         if not 1 <= each <= PLACES:
             raise ValueError(f"SimplerEnv: {each} episodes of each task; it has 1 to {PLACES} places of the objects")
         self.make, self.each = make, each
-        self.settings: Mapping[str, object] = {"episodes of each task": each}
+        self.settings: Mapping[str, object] = {"episodes of each task": each, **UNVERIFIED}
         self._env: Any = None
         self._task: str | None = None
 

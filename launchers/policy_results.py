@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 #: What --on may say beside the built-in table; each needs its simulator: docs/vla.md.
 SIMULATORS = ("calvin", "libero", "simpler")
+#: Which options are of which world alone.
+OPTIONS = {
+    "chains": ("table",),
+    "alone": ("table",),
+    "size": ("table",),
+    "table-seed": ("table",),
+    "episodes": ("table", "libero", "simpler"),
+    "data": ("calvin",),
+    "sequences": ("calvin",),
+    "suite": ("libero",),
+}
 
 
 def add_policy(app: typer.Typer, console: Console) -> None:
@@ -41,29 +52,47 @@ def add_policy(app: typer.Typer, console: Console) -> None:
             ),
         ] = None,
         chains: Annotated[
-            int, typer.Option("--chains", min=0, help="Of the table: chains of five instructions in one scene.")
-        ] = 20,
+            int | None,
+            typer.Option("--chains", min=0, help="Of the table: chains of five instructions in one scene, 20."),
+        ] = None,
         alone: Annotated[
             bool, typer.Option("--alone", help="Of the table: the policy without expert and controls.")
         ] = False,
-        size: Annotated[int, typer.Option("--size", min=16, help="Pixels a side that the table is drawn with.")] = 96,
-        table_seed: Annotated[int, typer.Option("--table-seed", help="Of the layouts: the training episodes'.")] = 0,
+        size: Annotated[
+            int | None, typer.Option("--size", min=16, help="Pixels a side that the table is drawn with, 96.")
+        ] = None,
+        table_seed: Annotated[
+            int | None, typer.Option("--table-seed", help="Of the table's layouts: the training episodes', 0.")
+        ] = None,
         data: Annotated[Path | None, typer.Option("--data", help="CALVIN's dataset, such as task_ABC_D.")] = None,
         sequences: Annotated[
             Path | None, typer.Option("--sequences", help="CALVIN's 1,000 chains: eval_sequences.json.")
         ] = None,
-        suite: Annotated[str, typer.Option("--suite", help="Of libero.")] = "libero_spatial",
+        suite: Annotated[str | None, typer.Option("--suite", help="Of libero: libero_spatial.")] = None,
         out: Annotated[Path | None, typer.Option("--out", help="The results' JSON; in the run if left out.")] = None,
         backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if moved.")] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, or cuda.")] = "cpu",
     ) -> None:
         """Success of a policy in closed loop, by instruction and in chains, beside an expert and controls; videos."""
-        if on == "table":
-            run_policy(
-                run, episodes or 60, size, table_seed, out, backbone, device, console, chains=chains, alone=alone
-            )
-        else:
-            run_simulator(run, on, data, sequences, suite, episodes, out, backbone, device, console)
+        own = {"chains": chains, "alone": alone or None, "size": size, "table-seed": table_seed, "episodes": episodes}
+        refuse_others(on, own | {"data": data, "sequences": sequences, "suite": suite})
+        if on != "table":
+            asked = suite or "libero_spatial"
+            run_simulator(run, on, data, sequences, asked, episodes, out, backbone, device, console)
+            return
+        count = 20 if chains is None else chains
+        seen, seed = size or 96, table_seed or 0
+        run_policy(run, episodes or 60, seen, seed, out, backbone, device, console, chains=count, alone=alone)
+
+
+def refuse_others(on: str, given: Mapping[str, object]) -> None:
+    """ValueError that names every option that is given, not None, and not of world ``on``."""
+    if on not in ("table", *SIMULATORS):
+        raise ValueError(f"eval policy --on {on}: allowed is table, {', '.join(SIMULATORS)}")
+    others = [name for name, value in given.items() if value is not None and on not in OPTIONS[name]]
+    if others:
+        found = ", ".join(f"--{name} (of {', '.join(OPTIONS[name])})" for name in others)
+        raise ValueError(f"eval policy --on {on}: {found} means nothing here; leave it out")
 
 
 def run_policy(
@@ -203,7 +232,5 @@ def open_simulator(
     if on == "libero":
         libero = policy_libero.open_libero(suite, episodes or policy_libero.STATES)
         return libero, libero.episodes, None
-    if on == "simpler":
-        simpler = policy_simpler.open_simpler(episodes or policy_simpler.PLACES)
-        return simpler, simpler.episodes, None
-    raise ValueError(f"eval policy --on {on}: allowed is table, {', '.join(SIMULATORS)}")
+    simpler = policy_simpler.open_simpler(episodes or policy_simpler.PLACES)
+    return simpler, simpler.episodes, None

@@ -6,6 +6,7 @@ The stand-ins have the keys, shapes, types and signatures of the simulators' own
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ import pytest
 from rich.console import Console
 
 from interlace.data_recipes import DataError
+from interlace.data_recipes.action_scale import BRIDGE
 from interlace.eval.policy import Order, attempt, attempts
 from interlace.eval.policy_calvin import CalvinChain, CalvinWorld, open_calvin, read_chains
 from interlace.eval.policy_libero import LiberoWorld, open_libero
 from interlace.eval.policy_simpler import SimplerWorld, open_simpler, rotation_vector
+from interlace.eval.result import read
 from interlace.launchers import policy_results
-from interlace.launchers.policy_results import open_simulator
+from interlace.launchers.policy_results import open_simulator, refuse_others
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
 
@@ -422,11 +425,59 @@ def test_libero_is_not_asked_on_the_terminal(tmp_path: Path, monkeypatch: pytest
 
 def test_the_command_says_what_a_world_needs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--on mars: allowed is table, calvin, libero, simpler"):
-        open_simulator("mars", None, None, "libero_goal", None)
+        refuse_others("mars", {"data": tmp_path})
     with pytest.raises(ValueError, match=r"--on calvin: give its dataset with --data, and its 1,000 chains"):
         open_simulator("calvin", tmp_path, None, "libero_goal", None)
     with pytest.raises(ValueError, match=r"no suite 'libero_one'; it has libero_spatial"):
         open_simulator("libero", None, None, "libero_one", None)
+
+
+@pytest.mark.parametrize(
+    ("on", "given", "said"),
+    [
+        ("calvin", {"size": 96, "episodes": 3}, "--size (of table), --episodes (of table, libero, simpler)"),
+        ("table", {"data": ".", "suite": "libero_10"}, "--data (of calvin), --suite (of libero)"),
+        ("simpler", {"chains": 0}, "--chains (of table)"),
+    ],
+)
+def test_options_of_another_world_are_named_all_at_once(on: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"^eval policy --on {on}: {re.escape(said)} means nothing here"):
+        refuse_others(on, given | {"alone": None})
+
+
+def test_options_of_the_own_world_are_taken() -> None:
+    refuse_others("table", {"episodes": 3, "chains": 0, "alone": True, "size": 96, "table-seed": 1, "data": None})
+    refuse_others("calvin", {"data": ".", "sequences": "s.json"})
+    refuse_others("libero", {"suite": "libero_10", "episodes": 2})
+
+
+@pytest.mark.parametrize(
+    ("on", "world", "count", "shown"),
+    [
+        ("calvin", calvin(), 1, "in a row"),
+        ("libero", LiberoWorld("libero_goal", Suite(), Scene, each=1), 2, "of 2 episodes done"),
+        ("simpler", SimplerWorld(lambda task: Bridge(task, dropped=False), each=1), 4, "4 of 4 episodes done"),
+    ],
+)
+def test_a_policy_acts_in_a_simulator(
+    on: str, world: Any, count: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole command with a policy of its class; the result and its page say that the adapter is unverified."""
+    if on != "simpler":  # whose stand-in ends by itself
+        monkeypatch.setattr(world, "horizon", 12)
+    task, eyes = build(write_tokenizer(tmp_path), low=BRIDGE.low, high=BRIDGE.high)
+    monkeypatch.setattr("interlace.tasks.vla.load_vla", lambda run, backbone: (task, eyes))
+    monkeypatch.setattr(policy_results, "open_simulator", lambda *asked: (world, count, None))
+    console = Console(record=True, width=200)
+    policy_results.run_simulator(tmp_path, on, None, None, "", None, None, None, "cpu", console)
+    file = tmp_path / "results" / f"policy-{on}.json"
+    found = read(file)
+    assert {each.facts.settings["adapter"] for each in found} == {
+        "tried with stand-ins, never with the simulator itself"
+    }
+    assert {each.n for each in found if each.measure in ("all", "length")} == {count}
+    assert "adapter tried with stand-ins, never with the simulator itself" in file.with_suffix(".html").read_text()
+    assert shown in console.export_text()
 
 
 def test_a_policy_of_another_robot_is_refused_in_simpler_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
