@@ -1,11 +1,9 @@
-"""How a robot's actions become -1...1 and come back: computed from data, stored with the policy, checked at use."""
+"""How a robot's actions become -1...1 and come back: computed from data, checked at use."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +11,6 @@ import numpy as np
 from .media import DataError
 from .sample import Sample
 
-FILE = "actions.json"
 #: Where CALVIN's relative actions are cut (VLM4VLA's norm_action).
 CALVIN_CLIP = 0.65
 #: Which shares of the steps BridgeData V2's actions are stretched between.
@@ -68,11 +65,6 @@ class ActionScale:
         arm = (np.clip(actions[..., :-1], -1, 1) + 1) / 2 * (high - low) + low
         return np.concatenate([arm, actions[..., -1:]], -1).astype(np.float32)
 
-    def save(self, folder: Path) -> Path:
-        """Write :data:`FILE` into a policy's folder."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
-        return folder / FILE
-
     def demand_same(self, other: ActionScale, name: str) -> None:
         """DataError naming the first difference: a policy is not used with another's scale. ``name``: the other's."""
         for field in ("low", "high"):
@@ -107,18 +99,6 @@ BRIDGE = ActionScale(
     (-0.0287, -0.0417, -0.0261, -0.0809, -0.0929, -0.2072),
     (0.0283, 0.0409, 0.0402, 0.0819, 0.0779, 0.2038),
 )
-
-
-def load_scale(folder: Path) -> ActionScale:
-    """What :meth:`ActionScale.save` wrote. Raises :class:`DataError`."""
-    file = folder / FILE
-    try:
-        content = json.loads(file.read_text())
-        return ActionScale(**content | {"low": tuple(content["low"]), "high": tuple(content["high"])})
-    except FileNotFoundError:
-        raise DataError(f"{file}: missing; a policy is of no use without the scale of its actions") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not a scale of actions ({error})") from error
 
 
 def clip_scale(limit: float, axes: int) -> ActionScale:

@@ -1,4 +1,4 @@
-"""Actions become -1...1 by numbers that come from data, travel with the policy and are checked before it acts."""
+"""Actions become -1...1 by numbers that come from data and are checked before a policy acts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from interlace.data_recipes.action_scale import (
     CALVIN_CLIP,
     ActionScale,
     clip_scale,
-    load_scale,
     quantile_scale,
 )
 from interlace.data_recipes.bridge import BridgeRawReader, bridge_actions
@@ -43,18 +42,6 @@ def test_bridge_is_stretched_between_quantiles_of_its_own_steps(tmp_path: Path) 
     assert 0 < len(inside) < 12
     np.testing.assert_allclose(scale.restore(scale.normalise(inside)), inside, atol=1e-6)
     assert np.abs(scale.normalise(steps)[:, :6]).max() == 1
-
-
-def test_it_travels_with_the_policy(tmp_path: Path) -> None:
-    scale = ActionScale("quantiles", (-0.1, 1 / 3), (0.2, 0.7), 5, 100)
-    scale.save(tmp_path)
-    assert load_scale(tmp_path) == scale
-    (tmp_path / "actions.json").write_text('{"kind": "clip", "low": [1]}')
-    with pytest.raises(DataError, match=r"actions\.json: not a scale"):
-        load_scale(tmp_path)
-    (tmp_path / "actions.json").unlink()
-    with pytest.raises(DataError, match=r"actions\.json: missing"):
-        load_scale(tmp_path)
 
 
 def test_other_statistics_are_refused() -> None:

@@ -29,7 +29,7 @@ SECTIONS = Sections(BackboneConfig, PRESETS, {name: TaskSpec.of(task) for name, 
 ROOTS = (
     *("INTERLACE_DATA", "DINOV3_VITL16", "QWEN3_0_6B", "OMNISTREAM_STAGE1"),
     *("OMNISTREAM_BACKBONE", "QWEN2_5_7B", "VLM_STAGE1", "VLM_STAGE1_5", "VLM_STAGE2", "VLM_STAGE3"),
-    *("VLM_DEMO_BACKBONE", "VLA_DEMO_BACKBONE"),
+    *("VLM_DEMO_BACKBONE", "VLA_DEMO_BACKBONE", "VLA_DEMO_GLANCES"),
 )
 
 #: OmniStream Table 1, row by row.
