@@ -138,9 +138,10 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
 
     # One backbone under every task's heads, sharded by ZeRO; teachers and cluster centres beside it.
     student = build_student(recipe, tasks)
+    guard = guard_of(student)
     if checkpoint is None:
         measure_inputs(student, tasks, feeds, ranks)
-    parts = build(recipe, student, ranks)
+    parts = build(recipe, student, ranks, guard)
     start = begin(recipe, checkpoint, parts, tasks, feeds)
 
     # Within a step the tasks' micro-batches follow each other in turn.
@@ -268,10 +269,14 @@ def measure_inputs(student: Student, tasks: Mapping[str, Task], feeds: Mapping[s
         task.measure_inputs(backbone, training_samples(feeds[name], task, INPUTS_MEASURED))
 
 
-def build(recipe: Recipe, student: Student, ranks: Ranks) -> Parts:
+def guard_of(student: Student) -> FrozenGuard | None:
+    """Of a frozen backbone as it was loaded, before anything has used it."""
+    return FrozenGuard(student.backbone) if isinstance(student.backbone, FrozenBackbone) else None
+
+
+def build(recipe: Recipe, student: Student, ranks: Ranks, guard: FrozenGuard | None) -> Parts:
     """The student in its engine, its teachers, which copy what it begins with, and its centres."""
     engine, tasks = recipe.engine, cast(dict[str, Task], dict(student.tasks))
-    guard = FrozenGuard(student.backbone) if isinstance(student.backbone, FrozenBackbone) else None
     teachers = Teachers(student, ranks.device)
     cosine = TaskGradients(student.backbone)
     zero = ZeroEngine(
@@ -313,7 +318,8 @@ def replay(file: Path) -> dict[str, float]:
     """A stopped step again, in this process: its terms and gradient norm."""
     ranks, content = join(), read_replay(file)
     recipe = resolve(content["recipe"], SECTIONS)
-    parts = build(recipe, build_student(recipe, build_tasks(recipe, ranks)), ranks)
+    student = build_student(recipe, build_tasks(recipe, ranks))
+    parts = build(recipe, student, ranks, guard_of(student))
     return replay_step(content, parts, recipe, ranks)
 
 
