@@ -1,4 +1,4 @@
-"""The shipped recipes of robot policies, made tiny: two optimizer steps each, ZeRO-2 on two ranks for the paper's."""
+"""The shipped recipes of robot policies, made tiny: two optimizer steps each, ZeRO-2 on two ranks."""
 
 from __future__ import annotations
 
@@ -146,10 +146,11 @@ def test_what_a_vlms_run_cannot_give_is_refused(one_rank: Ranks, inputs: Path, v
 
 
 def test_the_demo_takes_two_steps_from_its_glances_and_is_measured(
-    one_rank: Ranks, inputs: Path, tmp_path: Path
+    two_ranks: Ranks, inputs: Path, tmp_path: Path
 ) -> None:
     overrides = [
         *tiny(inputs),
+        "engine.zero.stage=2",
         "tasks.vla.options.context=3",
         "tasks.vla.options.remember=0",
         f"tasks.vla.sources=[{{name: table, format: mds, path: {inputs / 'train'}}}]",
@@ -157,10 +158,10 @@ def test_the_demo_takes_two_steps_from_its_glances_and_is_measured(
     ]
     glanced = tmp_path / "glances"
     # Without held-out episodes: only where the policy ends is it measured.
-    found = one_rank.run(cases.trained, name="vla_demo_glances", run=str(glanced), overrides=overrides[:-1])[0]
+    found = two_ranks.run(cases.trained, name="vla_demo_glances", run=str(glanced), overrides=overrides[:-1])[0]
     check(found, glanced, inputs)
     assert not (glanced / "eval.jsonl").read_text()
-    found = one_rank.run(
+    found = two_ranks.run(
         cases.trained, name="vla_demo", run=str(tmp_path / "run"), overrides=[*overrides, f"start_from={glanced}"]
     )[0]
     check(found, tmp_path / "run", inputs)
@@ -170,7 +171,8 @@ def test_the_demo_takes_two_steps_from_its_glances_and_is_measured(
     assert {line["measure"] for line in lines} == {"arm_error", "gripper_accuracy"}
 
     task, backbone = load_vla(tmp_path / "run")
-    assert (task.options.context, task.options.execute, task.scale.low) == (3, 2, REACH[0])
+    assert (task.options.context, task.scale.low) == (3, REACH[0])
+    assert task.options.execute == task.options.chunk == 10
     saved = load_file(tmp_path / "run" / "heads" / "vla.safetensors")
     assert all(torch.equal(value, saved[key]) for key, value in task.state_dict().items())
     assert (saved["standard.deviation"] != 1).all()  # measured before the first step, and kept

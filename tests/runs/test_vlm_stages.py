@@ -93,7 +93,7 @@ def test_the_stages_chain(two_ranks: Ranks, inputs: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["vlm_demo", "vlm_demo_blind"])
-def test_the_demos_take_two_steps(one_rank: Ranks, inputs: Path, tmp_path: Path, name: str) -> None:
+def test_the_demos_take_two_steps(two_ranks: Ranks, inputs: Path, tmp_path: Path, name: str) -> None:
     kinds = ("count", "colour", "left of", "nearer", "moved", "sign")
     for split in ("train", "held_out"):
         with SampleWriter(
@@ -104,12 +104,13 @@ def test_the_demos_take_two_steps(one_rank: Ranks, inputs: Path, tmp_path: Path,
                 to.write(sample(number, frames=8, shape=(64, 64), texts=texts))
     overrides = on_backbone(
         inputs / "backbone",
+        "engine.zero.stage=2",
         "tasks.vlm.batch=3",
         f"tasks.vlm.options.tokenizer={write_tokenizer(tmp_path)}",
         f"tasks.vlm.sources=[{{name: rooms, format: mds, path: {tmp_path / 'train'}}}]",
         f"tasks.vlm.held_out=[{{name: rooms, format: mds, path: {tmp_path / 'held_out'}}}]",
     )
-    found = one_rank.run(cases.trained, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
+    found = two_ranks.run(cases.trained, name=name, run=str(tmp_path / "run"), overrides=overrides)[0]
     parts = {key.split(".")[0] for key in found["changed"]}
     assert parts == ({"llm"} if name.endswith("blind") else {"llm", "projector", "newline"})
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
