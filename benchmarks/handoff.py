@@ -41,8 +41,8 @@ MINUTES = {
     "vlm_blind": 5.0,
     "vlm_initial": 14.0,
     "vla": 20.0,
-    "vla_blind": 8.0,
-    "vla_initial": 19.0,
+    "vla_blind": 5.0,
+    "vla_initial": 21.0,
 }
 
 
