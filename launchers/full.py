@@ -54,8 +54,8 @@ MINUTES = {
     "propagation": 1.0,
     "stream": 1.0,
     "vla": 22.0,
-    "vlm": 21.0,
-    "vla_blind": 9.0,
+    "vlm": 18.0,
+    "vla_blind": 7.0,
     "vlm_blind": 5.0,
 }
 #: And all of them together.
