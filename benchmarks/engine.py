@@ -74,7 +74,7 @@ def measure(recipe_path: Path, stage: int, rounds: int) -> None:
     ranks = join()
     tasks = build_tasks(recipe, ranks)
     feeds = build_feeds(recipe, tasks)
-    parts = build(recipe, build_student(recipe, tasks), ranks)
+    parts = build(recipe, build_student(recipe, tasks), ranks, None)
     bare_tasks = build_tasks(recipe, ranks)
     bare = build_student(recipe, bare_tasks).to(ranks.device)
     teachers = Teachers(bare, ranks.device)

@@ -15,8 +15,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
@@ -25,11 +23,10 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from interlace.backbone import Backbone, BackboneConfig, load, normalise, save
 from interlace.backbone.export import new_folder, write_model
-from interlace.backbone.preprocess import whole_patches
 from interlace.eval.frozen import digest
 from interlace.launchers import cli, recordings
 from interlace.launchers.colours import Colours
-from interlace.launchers.footage import frame_rate, open_footage
+from interlace.launchers.footage import open_footage
 from interlace.launchers.recordings import open_recording, surest_points
 from interlace.launchers.streaming import Screen, painted, side_by_side
 from interlace.launchers.watching import Options, Seen, Watch, as_map, load_frozen, load_geometry
@@ -400,23 +397,6 @@ def test_a_camera_without_frames_is_one_line(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(av, "open", lambda device, format: camera)
     with pytest.raises(ValueError, match=r"^/dev/video3: no frame came from it"):
         open_footage("3", None)
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 32), st.integers(1, 20))
-def test_sizes(height: int, width: int, patch: int, patches: int) -> None:
-    """The short side is as asked, both sides are whole patches, and the shape is kept to half a patch."""
-    rows, columns = whole_patches((height, width), patch * patches, patch)
-    assert min(rows, columns) == patch * patches
-    assert rows % patch == columns % patch == 0
-    exact = patch * patches * max(height, width) / min(height, width)
-    assert abs(max(rows, columns) - exact) <= patch / 2 + 1e-6
-
-
-def test_a_frame_rate_is_the_median_and_never_zero() -> None:
-    assert frame_rate(np.array(SECONDS), "clip") == pytest.approx(10)
-    assert frame_rate(np.zeros(1), "clip") == 1
-    with pytest.raises(ValueError, match=r"^clip: 0 frames a second"):
-        frame_rate(np.zeros(5), "clip")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def interlaced(rank: int, world: int, root: str, overrides: list[str]) -> dict[s
     recipe = read(Path(root), *overrides)
     tasks = train.build_tasks(recipe, join())
     feeds = build_feeds(recipe, tasks)
-    parts = train.build(recipe, train.build_student(recipe, tasks), join())
+    parts = train.build(recipe, train.build_student(recipe, tasks), join(), None)
     shares = {name: part.weight / part.micro_batches for name, part in recipe.tasks.items()}
     history = []
     for step in range(STEPS):
@@ -64,7 +64,7 @@ def plain_pytorch(rank: int, world: int, root: str) -> dict[str, Any]:
     recipe = read(Path(root))
     tasks = train.build_tasks(recipe, join())
     feeds = build_feeds(recipe, tasks)
-    parts = train.build(recipe, train.build_student(recipe, tasks), join())
+    parts = train.build(recipe, train.build_student(recipe, tasks), join(), None)
     student: Student = parts.engine._student
     initial = {name: value.clone() for name, value in parts.engine.named_masters()}
     parts.engine.destroy()
