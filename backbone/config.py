@@ -73,7 +73,7 @@ class BackboneConfig:
 
     @property
     def is_image_model(self) -> bool:
-        """Whether this is DINOv3 itself, which knows no time: it is meant to be shown one frame at once."""
+        """Whether this is DINOv3 itself, which knows no time: it is meant to be shown one frame at a time."""
         return self.attention == "bidirectional" and self.rope == "image" and not self.camera_token
 
     @property

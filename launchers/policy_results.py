@@ -88,11 +88,15 @@ def add_policy(app: typer.Typer, console: Console) -> None:
 def refuse_others(on: str, given: Mapping[str, object]) -> None:
     """ValueError that names every option that is given, not None, and not of world ``on``."""
     if on not in ("table", *SIMULATORS):
-        raise ValueError(f"eval policy --on {on}: allowed is table, {', '.join(SIMULATORS)}")
+        raise ValueError(_unknown(on))
     others = [name for name, value in given.items() if value is not None and on not in OPTIONS[name]]
     if others:
         found = ", ".join(f"--{name} (of {', '.join(OPTIONS[name])})" for name in others)
         raise ValueError(f"eval policy --on {on}: {found} means nothing here; leave it out")
+
+
+def _unknown(on: str) -> str:
+    return f"eval policy --on {on}: allowed is table, {', '.join(SIMULATORS)}"
 
 
 def run_policy(
@@ -232,5 +236,7 @@ def open_simulator(
     if on == "libero":
         libero = policy_libero.open_libero(suite, episodes or policy_libero.STATES)
         return libero, libero.episodes, None
-    simpler = policy_simpler.open_simpler(episodes or policy_simpler.PLACES)
-    return simpler, simpler.episodes, None
+    if on == "simpler":
+        simpler = policy_simpler.open_simpler(episodes or policy_simpler.PLACES)
+        return simpler, simpler.episodes, None
+    raise ValueError(_unknown(on))

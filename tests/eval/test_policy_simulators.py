@@ -426,6 +426,8 @@ def test_libero_is_not_asked_on_the_terminal(tmp_path: Path, monkeypatch: pytest
 def test_the_command_says_what_a_world_needs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--on mars: allowed is table, calvin, libero, simpler"):
         refuse_others("mars", {"data": tmp_path})
+    with pytest.raises(ValueError, match=r"--on mars: allowed is table, calvin, libero, simpler"):
+        open_simulator("mars", None, None, "libero_goal", None)
     with pytest.raises(ValueError, match=r"--on calvin: give its dataset with --data, and its 1,000 chains"):
         open_simulator("calvin", tmp_path, None, "libero_goal", None)
     with pytest.raises(ValueError, match=r"no suite 'libero_one'; it has libero_spatial"):
