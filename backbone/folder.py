@@ -90,14 +90,14 @@ def load(path: str | Path, **changes: Any) -> Backbone:
 def load_as_published(path: str | Path) -> Backbone:
     """:func:`load`, but a DINOv3 in transformers' format stays the image model that it is, to be measured as such."""
     folder = locate(path)
-    image = _read_json(folder / CONFIG).get("model_type") == _DINOV3
+    image = read_json(folder / CONFIG).get("model_type") == _DINOV3
     return load(folder, **_IMAGE_MODEL) if image else load(folder)
 
 
 def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadReport]:
     """:func:`load`, and what it read."""
     folder = locate(path)
-    fields = _read_json(folder / CONFIG)
+    fields = read_json(folder / CONFIG)
     unknown = set(changes) - {field.name for field in dataclasses.fields(BackboneConfig)}
     if unknown:
         raise ValueError(f"load: {', '.join(sorted(unknown))} is no field of BackboneConfig")
@@ -107,12 +107,12 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
     elif model_type == EXPORTED:
         made_by, own = "interlace export", _own_config(folder, fields.get(FIELDS))
     elif model_type == _DINOV3:
-        with _told_of(folder / CONFIG):
+        with told_of(folder / CONFIG):
             made_by, own = "transformers", config_from_transformers(fields)
     else:
         raise ValueError(f"{folder / CONFIG}: neither an Interlace backbone nor a DINOv3 of transformers")
     config = dataclasses.replace(own, **changes)
-    state = _read_weights(folder)
+    state = read_weights(folder)
     if made_by == "interlace export":
         state = _without_prefix(folder, state)
     foreign = made_by == "transformers"
@@ -126,12 +126,12 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
         changed={name: (getattr(own, name), value) for name, value in changes.items() if getattr(own, name) != value},
     )
     state = {name: tensor.float() for name, tensor in state.items()}
-    with _told_of(folder):
+    with told_of(folder):
         return build(config, from_transformers(state, config) if foreign else state), report
 
 
 @contextmanager
-def _told_of(place: Path) -> Iterator[None]:
+def told_of(place: Path) -> Iterator[None]:
     """A ValueError inside says where it was found."""
     try:
         yield
@@ -162,13 +162,13 @@ def _own_config(folder: Path, fields: object) -> BackboneConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"{folder / CONFIG}: no {FIELDS!r} object with the backbone's fields")
     try:
-        with _told_of(folder / CONFIG):
+        with told_of(folder / CONFIG):
             return BackboneConfig(**fields)
     except TypeError as error:  # an unknown or missing field
         raise ValueError(f"{folder / CONFIG}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a backbone's folder holds {CONFIG} and {WEIGHTS}")
     try:
@@ -180,7 +180,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of ``model.safetensors``, or of the files that its index names."""
     files = [WEIGHTS]
     if (folder / INDEX).is_file():
@@ -198,7 +198,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _indexed(index: Path) -> list[str]:
     """The files beside an index that it names."""
-    named = _read_json(index).get("weight_map")
+    named = read_json(index).get("weight_map")
     files = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
     wrong = [name for name in files if name != Path(name).name or not name.endswith(".safetensors")]
     if wrong or not files:

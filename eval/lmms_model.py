@@ -24,8 +24,8 @@ from .frozen import frozen
 class InterlaceModel(lmms):
     """Greedy answers about one image, one video or nothing: ``--model interlace --model_args pretrained=RUN``.
 
-    ``pretrained``: a run's folder. ``backbone``: where its backbone is, if it was moved. Under ``accelerate launch``
-    every process answers its share.
+    ``pretrained``: a run's folder, or an exported one. ``backbone``: where its backbone is, if it was moved.
+    Under ``accelerate launch`` every process answers its share.
     """
 
     is_simple = True

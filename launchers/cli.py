@@ -222,7 +222,7 @@ def stream(
     "interlace chat runs/vlm --video 0"
 )
 def chat(
-    model: Annotated[Path, typer.Argument(help="A run of task vlm.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="A run of task vlm, or what was exported of it.", show_default=False)],
     question: Annotated[
         str | None, typer.Argument(help="What to ask; of a camera it may be typed later.", show_default=False)
     ] = None,

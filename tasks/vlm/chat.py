@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,4 +100,10 @@ class TemplateChat:
 def read_chat(path: str) -> Chat:
     """The chat of a ``transformers`` tokenizer's folder, or of a SentencePiece ``.model`` file."""
     tokenizer = read_tokenizer(path)
-    return TemplateChat(tokenizer, tokenizer.inner, path) if Path(path).is_dir() else PlainChat(tokenizer)  # type: ignore[attr-defined]
+    return PlainChat(tokenizer) if _is_plain(Path(path)) else TemplateChat(tokenizer, tokenizer.inner, path)  # type: ignore[attr-defined]
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is SentencePiece, or became a folder when a model with SentencePiece was exported."""
+    said = path / "processor_config.json"
+    return not path.is_dir() or (said.is_file() and bool(json.loads(said.read_text(encoding="utf-8")).get("plain")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +14,21 @@ from ..captioning.decoder import build_decoder
 from ..captioning.options import DecoderShape
 from ..captioning.tokenizer import Tokenizer
 from .chat import VISUAL, Row
+from .exported import exported_llm, is_exported
 
 #: Fields of a config that mean work between the last matrix and the logits, which :func:`answer_loss` leaves out.
 _UNREAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def build_llm(llm: str | DecoderShape, tokenizer: Tokenizer) -> Any:
-    """A causal language model with float32 parameters: a folder's, or new with random weights.
+    """A causal language model with float32 parameters: a folder's, that of an exported VLM, or new, of random weights.
 
     ValueError for a folder without one, a vocabulary smaller than the tokenizer's, or one whose logits are processed.
     """
     if isinstance(llm, DecoderShape):
         return build_decoder(llm, tokenizer)
+    if is_exported(llm):
+        return exported_llm(Path(llm))
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(llm, local_files_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import sentencepiece
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from interlace.backbone import save
@@ -181,6 +182,53 @@ def test_used_without_interlace(root: Path, tmp_path: Path) -> None:
 def test_used_without_interlace_under_transformers_5(root: Path, tmp_path: Path) -> None:
     found = check(root, build_room(tmp_path / "room", over=newer_transformers(tmp_path)), tmp_path / "cache")
     assert found["transformers"] == NEWER
+
+
+@pytest.mark.parametrize("name", ["template", "plain"])
+def test_an_export_is_read_back(root: Path, name: str) -> None:
+    """Weight by weight, and what ``chat`` says of it is what it says of the run."""
+    (task, eyes), (again, seen_by) = load_vlm(root / "runs" / name), load_vlm(root / name)
+    assert digest(again) == digest(task)
+    assert (digest(seen_by), seen_by.config) == (digest(eyes), eyes.config)
+    assert again.sight == task.sight
+    assert not again.training
+    asked = [("how many?", "three"), (QUESTION, None)]
+    assert again.chat.row(asked, visual=True) == task.chat.row(asked, visual=True)
+    for kind in ("image", "video", "words"):
+        path = visual(root, kind)
+        flag = [] if path is None else [f"--{kind}", str(path)]
+        own, other = (
+            CliRunner().invoke(app, ["chat", str(model), QUESTION, *flag])
+            for model in (root / name, root / "runs" / name)
+        )
+        assert (own.exit_code, own.exception) == (0, None)
+        if "\ufffd" not in other.stdout:  # of bytes that are no text each decoder makes its own
+            assert own.stdout == other.stdout
+
+
+def test_an_export_that_is_not_whole_is_not_read(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plain: an exported model holds its own backbone; leave other out"):
+        load_vlm(root / "plain", "other")
+    for number, (file, told) in enumerate(
+        (
+            ("generation_config.json", r"generation_config\.json: no such file"),
+            ("model.safetensors", r"model\.safetensors: no such file"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(root / "plain", folder)
+        (folder / file).unlink()
+        with pytest.raises(ValueError, match=told):
+            load_vlm(folder)
+    whole = load_file(root / "plain" / "model.safetensors")
+    for name in ("newline", "projector.0.bias", "llm.model.norm.weight", "backbone.norm.bias"):
+        rest = {key: value for key, value in whole.items() if key != name}
+        save_file(rest, tmp_path / "0" / "model.safetensors")
+        shutil.copyfile(root / "plain" / "generation_config.json", tmp_path / "0" / "generation_config.json")
+        with pytest.raises(
+            ValueError, match=f"0: weights do not fit the config: missing {name.removeprefix('backbone.')}"
+        ):
+            load_vlm(tmp_path / "0")
 
 
 def test_the_code_imports_what_a_user_has(root: Path) -> None:
