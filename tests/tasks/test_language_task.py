@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_vla
 import tiny_vlm
 import torch
 from language import SHAPE, write_tokenizer
 from tiny_vlm import BACKBONE, write_template_tokenizer
+from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from interlace.backbone import Backbone, FrozenBackbone
+from interlace.tasks.interface import Progress
 from interlace.tasks.vlm import Vlm
 from interlace.tasks.vlm.positions import position_code
 
@@ -32,6 +37,34 @@ def test_parts_are_all_that_is_trained(words: Path, name: str) -> None:
     task, _ = build(words)
     assert {key.split(".")[0] for key, _ in task.named_parameters()} == set(task.parts)
     assert all(set(parts) <= set(task.parts) for parts in task.begins_with.values())
+
+
+def kept_for_backward(task: Any, backbone: Backbone) -> int:
+    """Bytes of all tensors that the loss of a batch keeps until its gradients are computed."""
+    makers: Any = {"vlm": tiny_vlm.sample, "vla": tiny_vla.sample}
+    rng = np.random.default_rng(0)
+    batch = task.collate([task.item(makers[task.name](number), rng) for number in range(2)])
+    kept: dict[int, Tensor] = {}  # by where it lies, as several kernels keep the same one; held, so that none moves in
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        task.losses(backbone, batch, teacher=None, progress=Progress(0, 10, 0))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_training_step_keeps_nothing_of_the_frozen_backbone(words: Path, name: str) -> None:
+    """Four times as many blocks, and not a byte more; were they trained, each would keep its activations."""
+    build: Any = MAKERS[name]
+    task, shallow = build(words)
+    deep = FrozenBackbone(replace(shallow.config, depth=4 * shallow.config.depth))
+    assert kept_for_backward(task, deep) == kept_for_backward(task, shallow)
+    task.demand_frozen = lambda backbone: None
+    weights = sum(parameter.nbytes for parameter in deep.parameters())
+    assert kept_for_backward(task, Backbone(deep.config)) > kept_for_backward(task, deep) + 2 * weights
 
 
 def test_a_tokenizer_is_known_by_its_tokens_wherever_it_lies(words: Path, tmp_path: Path) -> None:
