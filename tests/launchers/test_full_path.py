@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -65,16 +67,39 @@ def write_input(root: Path) -> None:
     prepare_table(root / "table", settings=TableSettings(size=48, train=12, glances=12, held_out=12), workers=2)
 
 
+def whole_path(run: Path) -> None:
+    run_full(run, 5, TOY, Console(width=400))
+
+
+def killed_in_training(run: Path, training: Path) -> None:
+    """The whole path in a process that is killed once ``training`` has its first checkpoint; nothing of it is left."""
+    process = multiprocessing.get_context("spawn").Process(target=whole_path, args=(run,))
+    process.start()
+    while not any(training.glob("checkpoints/step_*")):
+        assert process.is_alive(), "it ended before"
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+
+
 @pytest.mark.slow
 def test_from_input_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most eight minutes on two quiet cores."""
     monkeypatch.setenv("INTERLACE_DATA", str(tmp_path / "data"))
     write_input(tmp_path / "data")
     run, said = tmp_path / "run", (tmp_path / "said").open("w+")
+    home = run / HOME
+    killed_in_training(run, home / "vlm")
+    before = {name: (home / "records" / name).read_bytes() for name in ("export.json", "probes.json", "stream.json")}
     console = Console(file=said, width=400)
     run_full(run, 5, TOY, console)
 
-    home = run / HOME
+    # What had ended was not done again; the training that was killed went on from its checkpoint.
+    assert {name: (home / "records" / name).read_bytes() for name in before} == before
+    _, first, second = (home / "logs" / "vlm.log").read_text().split("$ interlace pretrain vlm_demo ")
+    assert "vlm_demo 1/2" in first
+    assert "vlm_demo 1/2" not in second
+
     desk = Desk(home)
     planned = stages(run, 5, TOY)
     assert not [job.name for stage in planned for job in stage.jobs if desk.left(job)]
