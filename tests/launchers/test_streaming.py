@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -322,11 +325,17 @@ def test_a_recording_has_points_that_stay_and_the_cameras_path(
         assert [at for at, _, logged in fake.logged if logged == kind] == pytest.approx(SECONDS)
 
 
-def test_rerun_itself_takes_the_recording(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("rerun")
-    record(folder, tmp_path / "out.rrd")
-    assert (tmp_path / "out.rrd").read_bytes().startswith(b"RRF")
-    assert (tmp_path / "out.rrd").stat().st_size > 10_000
+@pytest.mark.slow
+def test_rerun_itself_reads_the_recording(folder: Path, tmp_path: Path) -> None:
+    constraints = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    pinned = next(line for line in constraints if line.startswith("rerun-sdk=="))
+    pip = ["pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "rerun"), pinned]
+    film = ["interlace.launchers", "stream", str(folder / "run"), str(folder / "clip.mp4"), "--save", "out.rrd"]
+    there = {**os.environ, "PYTHONPATH": str(tmp_path / "rerun"), "HOME": str(tmp_path)}
+    for words in (pip, film, ["rerun", "rrd", "verify", "out.rrd"], ["rerun", "rrd", "print", "out.rrd"]):
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=there, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {"/world/camera", "/depth", "/features", "/world/points/000010"} <= set(re.findall(r"/[\w/]+", done.stdout))
 
 
 def test_the_surest_points_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
