@@ -3,7 +3,8 @@
     python benchmarks/handoff.py runs/demo_long --estimate
     python benchmarks/handoff.py runs/demo_long [--only probes|vlm|vla] [--seeds 0 1 2] [--at-once 2]
 
-Everything is compared in pairs within a seed, and the mean over seeds has one interval, rooms or episodes resampled:
+Everything is compared in pairs within a seed, and the mean over seeds has one interval, in which seeds and rooms or
+episodes are resampled:
 
 - probes: the backbone against the random weights that its run began with, each with the same heads and budget; raw
   pixels and label propagation are reported beside;

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from interlace.data_recipes.randomness import generator
 from interlace.data_recipes.statistics import bounds, resampled, signed, verdict
 
 from .result import Facts, Result, read, read_pictures
@@ -157,7 +158,8 @@ class Gain:
 def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:
     """By how much the first of each pair is better than the second, the mean over pairs (a pair for each seed).
 
-    Scenes, sequences or episodes are resampled, the same ones in all results. Raises ValueError for results of
+    Scenes, sequences or episodes are resampled, the same ones in all results, and so are the pairs: what one training
+    in three does by chance is no more certain than that. Raises ValueError for results of
     different measures, data or units, which cannot be paired.
     """
     mine = pairs[0][0]
@@ -170,8 +172,9 @@ def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:
             )
     sign = 1 if mine.better == "higher" else -1
     # the same units are drawn for all, because the draw depends on their number alone
-    drawn = [resampled(a.sums, a.counts) - resampled(b.sums, b.counts) for a, b in pairs]
-    low, high = bounds(sign * np.mean(drawn, axis=0))
+    drawn = np.stack([resampled(a.sums, a.counts) - resampled(b.sums, b.counts) for a, b in pairs])
+    chosen = generator(0, "pairs", len(pairs)).integers(0, len(pairs), drawn.shape)
+    low, high = bounds(sign * np.take_along_axis(drawn, chosen, axis=0).mean(0))
     return Gain(sign * float(np.mean([a.value - b.value for a, b in pairs])), low, high)
 
 

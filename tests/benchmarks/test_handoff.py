@@ -14,7 +14,6 @@ import typer
 
 from interlace.backbone import Backbone, BackboneConfig, load, save
 from interlace.data_recipes import SampleWriter
-from interlace.data_recipes.statistics import interval
 from interlace.eval.result import Facts, Result, Scores, result, write
 from interlace.eval.subjects import initialised
 from interlace.launchers import cli
@@ -250,7 +249,8 @@ def test_gains_are_paired_within_seeds_and_resampled_over_all(tmp_path: Path) ->
     assert row["values"]["no images"] == pytest.approx(list(base.mean(1)))
     gain = row["gains"]["no images"]
     assert gain["value"] == pytest.approx(above.mean())
-    assert (gain["low"], gain["high"]) == pytest.approx(interval(above.mean(0), [f"scene-{k}" for k in range(60)]))
+    # Seeds are resampled too: in a quarter of the draws both are the one that gained nothing.
+    assert (gain["low"], gain["high"]) == pytest.approx((0.0, 0.3), abs=0.03)
     assert (gain["seeds above 0"], gain["of"]) == (1, 2)
     assert "1 of 2 seeds" in table
     assert "| count ↑ |" in table

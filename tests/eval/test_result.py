@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,22 +140,36 @@ def test_differences_are_paired() -> None:
     assert " by " not in alone.rows[0][2]
 
 
-def test_the_gain_of_several_seeds_is_their_mean_and_units_are_drawn_once_for_all() -> None:
-    rng = np.random.default_rng(2)
-    units = [f"scene-{k}" for k in range(50)]
-    mine, other = rng.random((3, 50)), rng.random((3, 50)) + 0.2
-    pairs = [
+def in_pairs(mine: np.ndarray, other: np.ndarray) -> list[tuple[Result, Result]]:
+    """Values [seeds, units] of A and B."""
+    return [
         (scored(list(a), seed=seed), scored(list(b), seed=seed, subject="B"))
         for seed, (a, b) in enumerate(zip(mine, other, strict=True))
     ]
+
+
+def test_the_gain_of_several_seeds_is_their_mean_and_units_are_drawn_once_for_all() -> None:
+    rng = np.random.default_rng(2)
+    other = rng.random((3, 50)) + 0.2
+    mine = other + rng.normal(-0.2, 0.5, 50)  # every seed differs alike, so that only units are left to chance
+    pairs = in_pairs(mine, other)
     found = gain(pairs)
     assert found.value == pytest.approx((mine - other).mean())
-    assert (found.low, found.high) == pytest.approx(interval((mine - other).mean(0), units))
+    assert (found.low, found.high) == pytest.approx(interval((mine - other)[0], [f"scene-{k}" for k in range(50)]))
     assert found.verdict == "worse"
-    lower = [tuple(replace(each, better="lower") for each in pair) for pair in pairs]
-    assert gain(lower).value == pytest.approx(-found.value)  # type: ignore[arg-type]
-    assert gain(lower).verdict == "better"  # type: ignore[arg-type]
+    lower = [(replace(a, better="lower"), replace(b, better="lower")) for a, b in pairs]
+    assert gain(lower).value == pytest.approx(-found.value)
+    assert gain(lower).verdict == "better"
     assert gain([(pairs[0][0], pairs[0][0])]).verdict == "no different"
+
+
+def test_what_one_training_does_by_chance_is_in_the_interval() -> None:
+    """Every unit alike within a seed: left to chance is which trainings were drawn, all choices of which are tried."""
+    other = np.random.default_rng(3).random((5, 40))
+    above = np.array([0.0, 0.1, 0.0, 0.6, 0.05])
+    found = gain(in_pairs(other + above[:, None], other))
+    means = [np.mean(each) for each in itertools.product(above, repeat=5)]
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
 
 
 @pytest.mark.parametrize(("units", "data"), [(None, "e" * 64), (["x", "y"], "d" * 64)])
