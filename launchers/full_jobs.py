@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -233,6 +234,7 @@ def _run(words: Sequence[str], log: Path, threads: int) -> None:
     with log.open("a") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
+    faulthandler.enable()  # a crash in a library's native code says where it was called
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, "reconfigure", lambda **_: None)(line_buffering=True)
     sys.argv = ["interlace", *words]

@@ -127,6 +127,30 @@ def test_asked_to_end_it_asks_its_processes_and_waits(tmp_path: Path) -> None:
     assert [file.read_text() for file in files] == ["asked to end"] * 2
 
 
+CRASHING = """
+import ctypes, multiprocessing, sys, types
+from pathlib import Path
+from interlace.launchers import full_jobs
+
+def crash():
+    sys.modules["interlace.launchers.cli"] = types.SimpleNamespace(main=lambda: ctypes.string_at(0))
+    full_jobs._run(("check",), Path(sys.argv[1]), 1)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("fork").Process(target=crash)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", CRASHING, str(log)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == [str(-signal.SIGSEGV)], done.stderr
+    assert "in string_at" in log.read_text()
+
+
 @pytest.fixture
 def console(tmp_path: Path) -> Console:
     return Console(file=(tmp_path / "said").open("w"), width=400)
