@@ -65,6 +65,8 @@ class Ranks:
         for process in self._processes:
             process.kill()
             process.join()
+        if self._processes:
+            self._meeting.cleanup()
         self._processes = []
 
     def __enter__(self) -> Ranks:
@@ -76,7 +78,8 @@ class Ranks:
     def _start(self) -> None:
         context = mp.get_context("spawn")
         # A file, not a port: nothing else on the machine can hold it.
-        store = Path(tempfile.mkdtemp(prefix="ranks_")) / "store"
+        self._meeting = tempfile.TemporaryDirectory(prefix="ranks_")
+        store = Path(self._meeting.name) / "store"
         self._inboxes = [context.Queue() for _ in range(self.world)]
         self._outbox = context.Queue()
         self._processes = [
