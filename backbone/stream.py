@@ -367,9 +367,10 @@ class Stream:
         return Stream(self._backbone, self._cache.copied(copies, max_frames), *self._size)
 
     def close(self) -> None:
-        """Give the memory back. Called at the end of a ``with`` block."""
-        self._open = False
-        del self._cache.keys, self._cache.values
+        """Give the memory back, if that was not done. Called at the end of a ``with`` block."""
+        if self._open:
+            self._open = False
+            del self._cache.keys, self._cache.values
 
     def __enter__(self) -> Stream:
         return self
@@ -377,8 +378,7 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open:
-            self.close()
+        self.close()
 
     @property
     def _opened(self) -> tuple[int, int, int, int]:

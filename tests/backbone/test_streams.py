@@ -319,3 +319,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(arguments: dict[str, A
         with pytest.raises(ValueError, match="row 3: allowed are rows from 0 to 2"):
             stream.reset([0, 3])
         assert stream.seen == (1, 1, 1)
+
+
+def test_a_stream_may_be_closed_twice() -> None:
+    with BACKBONE.stream(3, 16, 32, max_frames=1) as stream:
+        stream.close()
+        stream.close()
+        with pytest.raises(ValueError, match="this stream is closed; open another"):
+            stream(CLIP[:, :1])
