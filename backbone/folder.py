@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,9 +61,22 @@ def save(backbone: Backbone, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (float32) into ``folder``, making it if it is not there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(plain_state(backbone), folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(plain_state(backbone), folder / WEIGHTS, {"format": "pt"})
     text = json.dumps({"kind": _KIND, **backbone.config.to_json()}, indent=2)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that others may read as they may any new file of this process."""
+    save_file(tensors, file, metadata=metadata)
+    share(file)
+
+
+def share(file: Path) -> None:
+    """Give ``file`` the mode of any new file: safetensors leaves its own to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from interlace.backbone.folder import write_tensors
 
 MANIFEST = "manifest.json"
 #: A file is closed once it holds this much, so that the writing rank never holds a whole large model.
@@ -63,7 +64,7 @@ class Writer:
 
     def _write(self, group: str, number: int, held: dict[str, Tensor]) -> None:
         path = self.folder / f"{group}-{number:05d}.safetensors"
-        save_file(held, path)
+        write_tensors(held, path)
         _sync(path)
         self._files[path.name] = {"group": group, "bytes": path.stat().st_size, "sha256": _digest(path)}
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interlace import backbone as backbones
+from interlace.backbone.folder import write_tensors
 from interlace.backbone.frozen import REFERENCE, write_reference
 from interlace.data_recipes.feed import Feed
 from interlace.data_recipes.schema import Recipe
@@ -132,7 +133,7 @@ def _write_heads(target: Path, tasks: Iterable[tuple[str, torch.nn.Module]], rec
     target.mkdir()
     for name, task in tasks:
         state = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in task.state_dict().items()}
-        save_file(state, target / f"{name}.safetensors")
+        write_tensors(state, target / f"{name}.safetensors")
         (target / f"{name}.json").write_text(json.dumps(recipe.tasks[name].options.model_dump(mode="json"), indent=1))
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from ..folder import EXPORTED, FIELDS, PREFIX, plain_state
+from ..folder import EXPORTED, FIELDS, PREFIX, plain_state, write_tensors
 from ..locate import CONFIG, WEIGHTS
 from ..model import Backbone
 from ..weights import to_transformers
@@ -43,6 +42,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target}: already there and not empty; remove it or export to another folder")
+    target = target.resolve()  # "." has no name to put a partial folder beside
     partial = target.parent / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -82,7 +82,7 @@ def write_model(
         }
         state = {PREFIX + name: tensor for name, tensor in plain_state(backbone).items()}
     write_json(folder / CONFIG, {**fields, "dtype": "float32", "licence": licence})
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(state, folder / WEIGHTS, {"format": "pt"})
     processor = {
         "auto_map": {"AutoImageProcessor": class_in(_PROCESSOR, "InterlaceImageProcessor")},
         "size": None if size is None else {"shortest_edge": size},
@@ -99,7 +99,7 @@ def write_model(
 def _write_heads(folder: Path, name: str, heads: Heads) -> None:
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{name}.json", heads.options)
-    save_file(plain_state(heads.module), folder / f"{name}.safetensors", metadata={"format": "pt"})
+    write_tensors(plain_state(heads.module), folder / f"{name}.safetensors", {"format": "pt"})
 
 
 def _class(heads: Heads) -> str:

@@ -86,24 +86,24 @@ class InterlaceModel(StrictlyLoaded, PreTrainedModel):
     def load_heads(self, name: str) -> nn.Module:
         """The heads that were exported with the backbone, such as "geometry", on its device and in float32.
 
-        ``heads = model.load_heads("geometry")``, then ``heads(stream(frames, layers=heads.layers))``. Raises
-        ValueError where the model comes without them.
+        ``heads = model.load_heads("geometry")``, then ``heads(stream(frames, layers=heads.layers))``. Of a model on
+        the hub they are those of its own revision. Raises ValueError where the model comes without them.
         """
-        source = str(self.name_or_path)
+        source, revision = str(self.name_or_path), getattr(self.config, "_commit_hash", None)
         if name not in self.config.heads:
             there = ", ".join(self.config.heads) or "none"
             raise ValueError(f"{source}: no {name!r} heads were exported with this backbone; there are: {there}")
-        options = json.loads(_file(source, f"heads/{name}.json").read_text(encoding="utf-8"))
-        made_by: Any = get_class_from_dynamic_module(self.config.heads[name], source)
+        options = json.loads(_file(source, f"heads/{name}.json", revision).read_text(encoding="utf-8"))
+        made_by: Any = get_class_from_dynamic_module(self.config.heads[name], source, revision=revision)
         heads: nn.Module = made_by.from_options(options, self.config.backbone())
-        heads.load_state_dict(load_file(_file(source, f"heads/{name}.safetensors")))
+        heads.load_state_dict(load_file(_file(source, f"heads/{name}.safetensors", revision)))
         return heads.to(self.device).eval()
 
 
-def _file(source: str, name: str) -> Path:
+def _file(source: str, name: str, revision: str | None) -> Path:
     """A file of the model, whether it is a folder or on the hub."""
     try:
-        found = cached_file(source, name)
+        found = cached_file(source, name, revision=revision)
     except OSError as error:
         raise ValueError(f"{source}: no {name}, which its config.json promises") from error
     return Path(str(found))

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, load, load_with_report, normalise
-from interlace.backbone.export import Heads, flatten, new_folder, write_model
+from interlace.backbone.export import Heads, flatten, modeling_interlace, new_folder, write_model
+from interlace.backbone.export.configuration_interlace import InterlaceConfig
 from interlace.backbone.preprocess import fit
 from interlace.tasks.frames import resize
 from interlace.tasks.geometry.heads import GeometryHeads
@@ -220,6 +221,36 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model: already there and not empty"), new_folder(tmp_path / "model"):
         pass
     assert (tmp_path / "model" / "config.json").read_text() == "{}"
+
+
+def test_the_current_folder_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_folder(Path()) as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "config.json"]
+
+
+def test_heads_of_a_model_on_the_hub_are_those_of_its_revision(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's functions are asked for one revision, and answered from a folder."""
+    asked: list[tuple[str, str]] = []
+
+    def file(source: str, name: str, revision: str) -> str:
+        asked.append((name, revision))
+        return str(exported / "model" / name)
+
+    def made_by(reference: str, source: str, revision: str) -> type[GeometryHeads]:
+        asked.append((reference, revision))
+        return GeometryHeads
+
+    monkeypatch.setattr(modeling_interlace, "cached_file", file)
+    monkeypatch.setattr(modeling_interlace, "get_class_from_dynamic_module", made_by)
+    fields = json.loads((exported / "model" / "config.json").read_text())
+    model = modeling_interlace.InterlaceModel(InterlaceConfig(interlace=fields["interlace"], heads=fields["heads"]))
+    model.config._commit_hash = "4f2c"
+    model.load_heads("geometry")
+    assert {revision for _, revision in asked} == {"4f2c"}
+    assert [name for name, _ in asked] == ["heads/geometry.json", "heads.GeometryHeads", "heads/geometry.safetensors"]
 
 
 def test_code_names_modules_not_packages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import types
@@ -36,6 +37,16 @@ def run_folder(root: Path) -> Path:
     save(lively(tiny()), root / "backbone")
     (root / "recipe.yaml").write_text("name: tiny\n")
     return root
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_may_be_read_by_whoever_reads_the_config(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        save(lively(tiny()), tmp_path)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {mode}
 
 
 def test_a_run_means_its_backbone(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_an_export_holds_backbone_heads_and_card(tmp_path: Path) -> None:
     processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert (processor["size"], processor["patch_size"]) == ({"shortest_edge": 32}, 8)
     assert (tmp_path / "out").stat().st_mode & 0o777 == run.stat().st_mode & 0o777
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len({file.stat().st_mode & 0o777 for file in files}) == 1, "all may be read by whoever reads one"
 
 
 def test_the_card_tells_of_the_run(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from interlace.backbone import Backbone
 from interlace.backbone.export import flatten
 from interlace.backbone.export.folder import class_in, write_json
+from interlace.backbone.folder import share
 
 from ..chat import PlainChat
 from ..task import Vlm
@@ -50,6 +51,8 @@ def write_vlm(task: Vlm, backbone: Backbone, folder: Path, *, licence: str, llm_
     }
     write_json(folder / "config.json", fields)
     save_torch_state_dict(weights(task, backbone), folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    for file in folder.glob("*.safetensors"):
+        share(file)
     write_tokenizer(task.chat.tokenizer, folder)
     processor = {
         "processor_class": "InterlaceVlmProcessor",
