@@ -58,8 +58,6 @@ MINUTES = {
     "vla_blind": 7.0,
     "vlm_blind": 5.0,
 }
-#: And all of them together.
-LIMIT = 90.0
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,12 @@ def run_full(run: Path, seed: int, plan: Plan, console: Console) -> None:
     """Do all that is not done yet in ``run``, and write the page.
 
     Goes on where a killed call stopped. What failed stops what needs it and nothing else; all failures are raised at
-    the end as a ValueError, once the page is written. Raises ValueError for a run with another seed, and for a folder
-    whose stages were made with another backbone.
+    the end as a ValueError, once the page is written. Raises ValueError, before anything is done, for a file, a run
+    without a backbone of its own and one with another seed; and for a folder whose stages were made with another
+    backbone.
     """
     run = run.resolve()
+    _demand_usable(run)
     _same_seed(run, seed)
 
     def say(line: str) -> None:
@@ -232,6 +232,13 @@ def policy_training(to: Path, backbone: Path, seed: int, changes: Sequence[str])
         Command(training("vla_demo_glances", first, backbone, seed, changes), first / ENDED),
         Command(training("vla_demo", to, backbone, seed, begun), to / ENDED),
     )
+
+
+def _demand_usable(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run}: a file; --run names a folder, in which everything is kept")
+    if (run / ENDED).is_dir() and not (run / "backbone").is_dir():
+        raise ValueError(f"{run}: a run that trained no backbone of its own; give the run that did, or a new folder")
 
 
 def _same_seed(run: Path, seed: int) -> None:

@@ -228,7 +228,11 @@ def _end_with_parent() -> None:
 
 
 def _run(words: Sequence[str], log: Path, threads: int) -> None:
-    """One command, as if it had been typed, in a process of its own; what it says goes to ``log``."""
+    """One command, as if it had been typed, in a process of its own; what it says goes to ``log``.
+
+    A terminal sends Ctrl-C to it too. It waits for its parent to ask: a training saves then, and does not on Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when numpy and torch are imported, which nobody has yet
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with log.open("a") as file:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from interlace.launchers import cli, full
-from interlace.launchers.full import LIMIT, MINUTES, Plan, Stage, run_full, stages
+from interlace.launchers.full import MINUTES, Plan, Stage, run_full, stages
 from interlace.launchers.full_jobs import Command, Desk, Failure, Job, last_line, run_jobs, share
 
 HELP = ("check", "--help")  # a command that ends well at once
@@ -93,20 +93,19 @@ def test_the_last_line_that_says_something(tmp_path: Path) -> None:
 
 
 SLEEPING = """
-import sys
+import signal, sys, time
 from pathlib import Path
-from interlace.launchers import full_jobs
+from interlace.launchers import cli, full_jobs
 
-def sleep(words, log, threads):
-    import signal, time
+def sleep():
     def stop(*_):
-        Path(words[0]).write_text("asked to end")
+        Path(sys.argv[1]).write_text("asked to end")
         sys.exit(143)
     signal.signal(signal.SIGTERM, stop)
-    Path(words[0]).write_text("began")
+    Path(sys.argv[1]).write_text("began")
     time.sleep(60)
 
-full_jobs._run = sleep
+cli.main = sleep  # in the processes too, which read this file
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     jobs = [full_jobs.Job(name, (full_jobs.Command((str(folder / name),), folder / "x"),)) for name in "ab"]
@@ -114,16 +113,22 @@ if __name__ == "__main__":
 """
 
 
-def test_asked_to_end_it_asks_its_processes_and_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+def test_asked_to_end_it_asks_its_processes_and_waits(tmp_path: Path, how: str) -> None:
+    """A terminal sends Ctrl-C to all of them; a training saves when it is asked to end, and not on Ctrl-C."""
     script = tmp_path / "sleeping.py"
     script.write_text(SLEEPING)
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     files = [tmp_path / name for name in "ab"]
     deadline = time.monotonic() + 120
     while not all(file.exists() and file.read_text() for file in files) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == (143 if how == "SIGTERM" else -signal.SIGINT)
     assert [file.read_text() for file in files] == ["asked to end"] * 2
 
 
@@ -162,7 +167,7 @@ def told(tmp_path: Path) -> str:
 
 def test_the_budget_is_kept_and_every_job_has_one(tmp_path: Path) -> None:
     planned = stages(tmp_path / "run", 0, Plan())
-    assert sum(stage.budget for stage in planned) <= LIMIT
+    assert sum(stage.budget for stage in planned) <= 90
     assert {job.name for stage in planned for job in stage.jobs} == set(MINUTES)
     assert [stage.name for stage in planned] == ["prepare", "pretrain", "export", "probes", "stream", "vla, vlm"]
     side_by_side = Stage("x", "", (Job("a", (), 30.0), Job("b", (), 12.0)), at_once=2)
@@ -198,6 +203,16 @@ def test_seeds_and_backbones_go_where_they_should(tmp_path: Path) -> None:
         assert ("tasks.vla.options.blind=true" in episodes.words) == (name == "vla_blind")
     played = {job.name: job.commands[-1].words for job in planned}
     assert [("--alone" in played[name]) for name in ("vla", "vla_blind")] == [False, True]
+
+
+def test_what_can_be_no_run_is_refused_before_anything_is_done(tmp_path: Path, console: Console) -> None:
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(ValueError, match=r"clip\.mp4: a file; --run names a folder"):
+        run_full(tmp_path / "clip.mp4", 0, Plan(), console)
+    (tmp_path / "vlm" / "heads").mkdir(parents=True)
+    with pytest.raises(ValueError, match="vlm: a run that trained no backbone of its own"):
+        run_full(tmp_path / "vlm", 0, Plan(), console)
+    assert told(tmp_path) == ""
 
 
 def test_another_seed_is_refused(tmp_path: Path, console: Console) -> None:
