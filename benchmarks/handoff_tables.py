@@ -51,7 +51,7 @@ def write_tables(name: str, where: str, out: Path, ended: Sequence[Cell], desk: 
 
     ``name``: of the run. ``where``: when and on what machine.
     """
-    parts = {part: rows(part, [cell for cell in ended if cell.part == part]) for part in NOTES}
+    parts = {part: rows([cell for cell in ended if cell.part == part]) for part in NOTES}
     parts = {part: found for part, found in parts.items() if found}
     minutes = {cell.job.name: round(desk.seconds(cell.job) / 60, 1) for cell in ended}
     tables = {part: [_plain(row) for row in found] for part, found in parts.items()}
@@ -71,7 +71,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return {**vars(row), "gains": gains}
 
 
-def rows(part: str, ended: Sequence[Cell]) -> list[Row]:
+def rows(ended: Sequence[Cell]) -> list[Row]:
     """The table of a part, from the seeds in which all of its kinds of cells have ended."""
     from interlace.eval.result import Result, read
 

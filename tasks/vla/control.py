@@ -39,13 +39,13 @@ class Policy:
         options = self._task.options
         return 0 if options.blind else options.execute if options.context == 1 else 1
 
-    def begin(self, instruction: str, *, forget: bool = True) -> None:
-        """What to do from here on. ``forget``: a new episode; without it what was seen before stays in the stream."""
+    def begin(self, instruction: str) -> None:
+        """What to do from here on; what was seen before is forgotten. ValueError for an empty instruction."""
         if not instruction:
             raise ValueError("policy: the instruction is empty")
         self._instruction = instruction
         self._waiting.clear()
-        if forget and self._stream is not None:
+        if self._stream is not None:
             self._stream.reset()
 
     def act(self, frame: np.ndarray) -> np.ndarray:

@@ -160,7 +160,8 @@ def load_trained(kind: type[Trained], run: str | Path, backbone: str | None) -> 
     try:
         options: Any = kind.Options.model_validate_json(said.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise ValueError(f"{said}: not the options of a {kind.name} ({error.error_count()} wrong)") from None
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(f"{said}: not the options of a {kind.name}: {wrong}") from None
     frozen = load_reference(folder / REFERENCE, backbone)
     with torch.random.fork_rng():
         task = kind(options, TaskContext(frozen.config, seed=0))

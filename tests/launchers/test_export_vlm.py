@@ -191,6 +191,7 @@ def test_an_export_is_read_back(root: Path, name: str) -> None:
     assert digest(again) == digest(task)
     assert (digest(seen_by), seen_by.config) == (digest(eyes), eyes.config)
     assert again.sight == task.sight
+    assert len({file.stat().st_mode for file in (root / name).iterdir() if file.is_file()}) == 1
     assert not again.training
     asked = [("how many?", "three"), (QUESTION, None)]
     assert again.chat.row(asked, visual=True) == task.chat.row(asked, visual=True)
@@ -204,6 +205,14 @@ def test_an_export_is_read_back(root: Path, name: str) -> None:
         assert (own.exit_code, own.exception) == (0, None)
         if "\ufffd" not in other.stdout:  # of bytes that are no text each decoder makes its own
             assert own.stdout == other.stdout
+
+
+def test_options_that_are_no_longer_known_are_named(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "runs" / "plain", tmp_path / "run")
+    said = tmp_path / "run" / "heads" / "vlm.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), "old": 1}))
+    with pytest.raises(ValueError, match=r"vlm\.json: not the options of a vlm: old: Extra inputs are not permitted"):
+        load_vlm(tmp_path / "run")
 
 
 def test_an_export_that_is_not_whole_is_not_read(root: Path, tmp_path: Path) -> None:
