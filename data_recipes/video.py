@@ -18,7 +18,9 @@ class Video:
 
     ``times`` [n] float64: seconds of its frames, ascending, from 0. They come from the packets, so that files with a
     varying frame rate are right, and reading them decodes nothing. Raises :class:`DataError` for what is no video, is
-    cut short, has no time stamps or does not decode. ``threads`` for decoding; 0 lets FFmpeg choose.
+    cut short, has no time stamps or does not decode, and for frames that the decoder calls damaged. Damage that it
+    takes for other pixels cannot be told, nor frames lost from the middle of a container that does not state how many
+    there are, as Matroska: they leave a gap in ``times``. ``threads`` for decoding; 0 lets FFmpeg choose.
     """
 
     def __init__(self, file: Path | bytes, name: str, *, threads: int = 1) -> None:
@@ -48,6 +50,10 @@ class Video:
         place = 0
         shape: tuple[int, ...] = ()
         for index, frame in self._decoded(wanted[0]):
+            # FFmpeg fills what it cannot read with something near. Also a frame that is passed over counts: later ones
+            # are made of it.
+            if frame.is_corrupt:
+                raise DataError(f"{self._name}: broken video (frame {index}, at {self.times[index]:.2f} s, is damaged)")
             if index > wanted[place]:
                 raise DataError(f"{self._name}: broken video (frame {wanted[place]} is missing)")
             if index < wanted[place]:

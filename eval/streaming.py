@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from interlace.backbone import BackboneConfig
-from interlace.backbone.locate import locate
 from interlace.data_recipes import Sample
 from interlace.data_recipes.statistics import scene
-from interlace.tasks.geometry.saved import load_heads
+from interlace.tasks.geometry.saved import find_heads, load_heads
 from interlace.tasks.geometry.targets import rotation_matrices
 
 from .depth_error import to_size
@@ -44,14 +43,15 @@ class Reader(Protocol):
 
 
 class OwnHeads:
-    """The heads that were trained with the backbone: OmniStream's tables 3 and 4."""
+    """The heads that were trained with the backbone: OmniStream's tables 3 and 4. ValueError where there are none."""
 
     name = "own heads"
 
     def __init__(self, place: str | Path, config: BackboneConfig, device: str = "cpu") -> None:
-        folder = locate(place)
-        inside = folder / "heads"
-        self.heads = load_heads(inside if inside.is_dir() else folder.parent / "heads", config)
+        folder = find_heads(place)
+        if folder is None:
+            raise ValueError(f"{place}: no geometry heads beside this backbone; measure it with --heads fresh")
+        self.heads = load_heads(folder, config)
         self.heads.to(torch.device(device)).requires_grad_(False)
 
     @property

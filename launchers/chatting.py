@@ -21,7 +21,7 @@ from interlace.tasks.vlm.reading import nothing, read_image, read_video, seen
 from interlace.tasks.vlm.saved import load_vlm
 from interlace.tasks.vlm.video import Watching
 
-from .footage import Footage, is_camera, open_footage
+from .footage import CameraStopped, Footage, is_camera, open_footage
 
 #: Lines as they are typed, and None behind the last.
 Typed = SimpleQueue[str | None]
@@ -33,13 +33,16 @@ def chat(
     """Print the answer of the run ``model`` to ``question`` about an image or a video, or about nothing.
 
     Where ``video`` is a camera, it is watched live: more questions are read, a line each, until there are no more.
-    Raises ValueError for both at once, no question, a run without a VLM, and pictures that cannot be read.
+    Raises ValueError for both at once, no question or an empty one, a run without a VLM, and pictures that cannot be
+    read.
     """
     if image is not None and video is not None:
         raise ValueError("chat: --image or --video, one of them")
     live = video is not None and is_camera(video)
     if question is None and not live:
         raise ValueError("chat: say what to ask; only of a live camera it may be asked later")
+    if question is not None and not question.strip():
+        raise ValueError("chat: the question is empty; say what to ask")
     task, eyes = load_vlm(model, backbone)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
@@ -103,17 +106,20 @@ class Live:
 def converse(live: Live, footage: Footage, questions: Typed, console: Console) -> None:
     """Answer questions, each as soon as it is there, until there are no more; the camera is watched all the while.
 
-    Frames that come while an answer is computed are the camera's to drop. When the camera ends, what it showed last
-    is still spoken of. Ctrl-C ends it too.
+    Frames that come while an answer is computed are the camera's to drop. When the camera ends or is unplugged, what it
+    showed last is still spoken of. Ctrl-C ends it too.
     """
     try:
-        for seconds, image in footage.frames:
-            live.show(seconds, image)
-            while not questions.empty():
-                question = questions.get()
-                if question is None:
-                    return
-                say(live.answer(question), console)
+        try:
+            for seconds, image in footage.frames:
+                live.show(seconds, image)
+                while not questions.empty():
+                    question = questions.get()
+                    if question is None:
+                        return
+                    say(live.answer(question), console)
+        except CameraStopped as stop:
+            console.print(f"{stop}; what it showed last is still spoken of", highlight=False, markup=False)
         while (question := questions.get()) is not None:
             say(live.answer(question), console)
     except KeyboardInterrupt:

@@ -169,8 +169,12 @@ Size = Annotated[
 ]
 Fps = Annotated[float | None, typer.Option("--fps", help="Units of the model's time in a second.")]
 Frames = Annotated[int | None, typer.Option("--frames", help="Watch so many frames and stop.")]
-Window = Annotated[int, typer.Option("--window", min=1, help="Frames that a frame sees, itself included.")]
-Sink = Annotated[int, typer.Option("--sink", min=0, help="First frames that stay in view besides.")]
+Window = Annotated[
+    int | None, typer.Option("--window", min=1, help="Frames that a frame sees, itself included: 64 if left out.")
+]
+Sink = Annotated[
+    int | None, typer.Option("--sink", min=0, help="First frames that stay in view besides: 1 if left out.")
+]
 MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="See all frames, up to so many, instead.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of keys and values: float32, bfloat16, float16, int8.")]
 
@@ -184,8 +188,8 @@ def features(
     size: Size = None,
     fps: Fps = None,
     frames: Frames = None,
-    window: Window = 64,
-    sink: Sink = 1,
+    window: Window = None,
+    sink: Sink = None,
     max_frames: MaxFrames = None,
     dtype: Dtype = None,
 ) -> None:
@@ -204,8 +208,8 @@ def stream(
     size: Size = None,
     fps: Fps = None,
     frames: Frames = None,
-    window: Window = 64,
-    sink: Sink = 1,
+    window: Window = None,
+    sink: Sink = None,
     max_frames: MaxFrames = None,
     dtype: Dtype = None,
 ) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 
 from interlace.backbone import Features
+from interlace.backbone.folder import write_tensors
 from interlace.eval.frozen import frozen
 
 from .progress import Stages
+from .recordings import partial_beside
 from .watching import Options, Watch, load_frozen
 
 #: The name of the last block's patches after the final LayerNorm, beside the numbers of blocks.
@@ -27,15 +28,16 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
     ``layers.N`` [T, h, w, D] for every block named (raw, as :class:`~interlace.backbone.Features` has them),
     ``seconds`` [T] since the first frame or picture and ``times`` [T] in the model's frame units, both float64. The
     metadata hold ``backbone`` (sha256 of its weights), ``config``, ``stream`` and ``left_out`` as JSON, and ``source``.
+    ``dtype`` of ``stream`` is that of the keys and values, null where there are none.
 
     A broken picture of a folder is left out: it is no frame, its time is that of none, and ``left_out`` and the
     console name it. Raises ValueError, and writes nothing, for blocks that do not exist, a camera, a folder whose
-    pictures are all broken or differ in size, and a video that is broken anywhere.
+    pictures are all broken or differ in size, a video that is seen to be broken anywhere
+    (:class:`~interlace.data_recipes.video.Video`), and an ``out`` that cannot be a file.
     """
+    partial = partial_beside(out, "--out")
     backbone = load_frozen(path)
     blocks, last = parse_layers(layers, backbone.config.depth)
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.parent}")
     with frozen(backbone, path) as digest, Watch(backbone, source, options) as watch, Stages(console) as stages:
         if watch.count is None:
             raise ValueError(f"{source}: a camera has no end; say how many frames with --frames")
@@ -48,7 +50,9 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
             )
             for name, part in parts.items():
                 # All of it at once: a list of frames would need the memory twice when it is joined.
-                found.setdefault(name, part.new_empty((watch.count, *part.shape)))[count] = part
+                if name not in found:
+                    found[name] = part.new_empty((watch.count, *part.shape))
+                found[name][count] = part
             count += 1
             stages("features", count, watch.count)
         found = {name: tensor[:count] for name, tensor in found.items()}
@@ -56,13 +60,15 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
     metadata = {
         "backbone": digest,
         "config": json.dumps(backbone.config.to_json()),
-        "stream": json.dumps({**shown, "dtype": options.dtype}),
+        "stream": json.dumps({**shown, "dtype": watch.dtype}),
         "source": source,
         "left_out": json.dumps(watch.footage.left_out),
     }
-    partial = out.with_name(f".partial-{out.name}")
-    save_file(found, partial, metadata=metadata)
-    partial.replace(out)
+    try:
+        write_tensors(found, partial, metadata)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     for line in watch.told():
         console.print(line, highlight=False, markup=False)
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.items())

@@ -18,6 +18,10 @@ PICTURES = (".jpg", ".jpeg", ".png")
 FOLDER_FPS = 10.0
 
 
+class CameraStopped(DataError):
+    """A camera that was open gives no more frames. Those before are whole."""
+
+
 @dataclass(frozen=True)
 class Footage:
     """``frames``: (seconds, [H, W, 3] uint8 RGB) in order, to be read once, all of ``height`` x ``width``.
@@ -40,7 +44,8 @@ def open_footage(source: str, fps: float | None) -> Footage:
 
     ``fps``: frames a second of a folder's pictures, which have no times of their own. A broken one is left out by name
     and its time stays empty. Raises :class:`DataError`, one line, for what is none of these, is broken or has no
-    frames; the later frames of a broken video, and pictures of another size, raise as they come.
+    frames; the later frames of a broken video, and pictures of another size, raise as they come, and
+    :class:`CameraStopped` where a camera fails or is unplugged.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -138,7 +143,7 @@ def _camera(device: str) -> Footage:
                 start = frame.time if start is None else start
                 yield frame.time - start, frame.to_ndarray(format="rgb24")
         except av.FFmpegError as error:
-            raise DataError(f"{device}: the camera stopped ({error.strerror})") from None
+            raise CameraStopped(f"{device}: the camera stopped ({error.strerror})") from None
         finally:
             container.close()
 

@@ -6,7 +6,7 @@ import importlib
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -19,32 +19,48 @@ POINTS = 4096
 
 
 class Recording(Protocol):
-    """Gets every frame with its panels, and is closed once."""
+    """Gets every frame with its panels. Only :meth:`close` gives the file its name: a ``with`` block that ends before
+    leaves nothing."""
 
     def add(self, seen: Seen, panels: list[np.ndarray]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> bool:
+        """Finish the file; whether there is one, which takes a frame at least."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def open_recording(path: Path, fps: float) -> Recording:
     """By the ending: .mp4 or .rrd. ``fps``: frames a second, roughly.
 
-    Raises ValueError for another ending, a folder that is not there, or an .rrd without the rerun-sdk package.
+    Raises ValueError for another ending, a place where no file can be, or an .rrd without the rerun-sdk package.
     """
     kinds: dict[str, type[Film] | type[Rerun]] = {".mp4": Film, ".rrd": Rerun}
     if path.suffix.lower() not in kinds:
         raise ValueError(f"--save {path}: must end in .mp4 (a film) or .rrd (a recording for rerun)")
+    return kinds[path.suffix.lower()](path, partial_beside(path, "--save"), fps)
+
+
+def partial_beside(path: Path, option: str) -> Path:
+    """Where the file ``path``, which ``option`` names, is written until it is whole.
+
+    Raises ValueError for a folder that is not there, and where ``path`` is a folder itself.
+    """
     if not path.parent.is_dir():
-        raise ValueError(f"--save {path}: there is no folder {path.parent}")
-    return kinds[path.suffix.lower()](path, fps)
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder; name a file in it")
+    return path.with_name(f".partial-{path.name}")
 
 
 class Film:
     """An mp4 of the panels side by side, H.264, each frame at its own time."""
 
-    def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
-        self._partial = path.with_name(f".partial-{path.name}")
+    def __init__(self, path: Path, partial: Path, fps: float) -> None:
+        self._path, self._partial, self._fps = path, partial, fps
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -68,12 +84,23 @@ class Film:
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
         self._container.mux(self._stream.encode(frame))
 
-    def close(self) -> None:
-        """Finish the file, which has its name only then."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._partial.replace(self._path)
+    def close(self) -> bool:
+        if self._container is None:
+            return False
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._partial.replace(self._path)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._container is not None:
+                self._container.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 class Rerun:
@@ -82,15 +109,16 @@ class Rerun:
     The world is the first camera's frame: x right, y down, z forward, in the units that the heads learned.
     """
 
-    def __init__(self, path: Path, fps: float) -> None:
+    def __init__(self, path: Path, partial: Path, fps: float) -> None:
         try:
             self._rerun: Any = importlib.import_module("rerun")
         except ImportError:
             raise ValueError(
                 f"--save {path}: needs a package that is not installed: pip install 'interlace[rerun]' (rerun-sdk)"
             ) from None
+        self._path, self._partial = path, partial
         self._recording = self._rerun.RecordingStream("interlace")
-        self._recording.save(str(path))
+        self._recording.save(str(self._partial))
         self._recording.log("world", self._rerun.ViewCoordinates.RDF, static=True)
         self._count = 0
         self._before: np.ndarray | None = None
@@ -111,8 +139,23 @@ class Rerun:
             log(f"world/points/{self._count:06d}", rerun.Points3D(points, colors=colours))
         self._count += 1
 
-    def close(self) -> None:
-        """Write what is left, and let go of the file."""
+    def close(self) -> bool:
+        if not self._count:
+            return False
+        self._let_go()
+        self._partial.replace(self._path)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._let_go()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
         self._recording.flush()
         self._recording.disconnect()
 

@@ -7,7 +7,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain, islice
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rich.text import Text
 from interlace.eval.frozen import frozen
 
 from .colours import BASIS_FRAMES, Colours
+from .footage import CameraStopped
 from .recordings import open_recording
 from .watching import Options, Seen, Watch, centre, load_frozen, load_geometry
 
@@ -33,13 +35,17 @@ RECENT = 30
 def stream_footage(path: str, source: str, options: Options, save: Path | None, console: Console) -> None:
     """Watch ``source`` with the backbone of ``path``, and with the geometry heads beside it, if any.
 
-    Shows features, depth and the camera's place with frame rate and memory, and writes ``save``. Ctrl-C ends it well.
-    Broken pictures of a folder are left out and named at the end.
+    Shows features, depth and the camera's place with frame rate and memory, and writes ``save``. Ctrl-C, or a camera
+    that stops, ends it well; after an error nothing of ``save`` is left. Broken pictures of a folder are left out and
+    named at the end.
     """
     backbone = load_frozen(path)
     heads = load_geometry(path, backbone)
-    with frozen(backbone, path), Watch(backbone, source, options, heads) as watch:
-        recording = None if save is None else open_recording(save, watch.footage.fps)
+    with (
+        frozen(backbone, path),
+        Watch(backbone, source, options, heads) as watch,
+        nullcontext() if save is None else open_recording(save, watch.footage.fps) as recording,
+    ):
         console.print(opening(watch), highlight=False, markup=False)
         screen = Screen(watch, console)
         try:
@@ -50,20 +56,34 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
                         recording.add(seen, panels)
         except KeyboardInterrupt:
             console.print("stopped", highlight=False)
-        finally:
-            if recording is not None:
-                recording.close()
+        except CameraStopped as stop:
+            console.print(str(stop), highlight=False, markup=False)
+        saved = recording is not None and recording.close()
         for line in (*watch.told(), screen.summary()):
             console.print(line, highlight=False, markup=False)
-    if save is not None:
+    if saved:
         console.print(f"saved: {save}", highlight=False, markup=False)
 
 
 def painted(frames: Iterator[Seen]) -> Iterator[tuple[Seen, list[np.ndarray]]]:
-    """Frames with their panels. The first few are held back until they have decided the colours."""
-    first = list(islice(frames, BASIS_FRAMES))
-    colours = Colours(first)
-    for seen in chain(first, frames):
+    """Frames with their panels. The first few are held back until they have decided the colours.
+
+    What stops ``frames`` before that is raised after those that came.
+    """
+    first: list[Seen] = []
+    stopped: BaseException | None = None
+    try:
+        for seen in islice(frames, BASIS_FRAMES):
+            first.append(seen)
+    except (KeyboardInterrupt, CameraStopped) as stop:
+        stopped = stop
+    if first:
+        colours = Colours(first)
+    for seen in first:
+        yield seen, colours.panels(seen)
+    if stopped is not None:
+        raise stopped
+    for seen in frames:
         yield seen, colours.panels(seen)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,17 @@ from torch import Tensor
 
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features, Stream
-from interlace.backbone.folder import EXPORTED
-from interlace.backbone.locate import CONFIG, locate
 from interlace.backbone.preprocess import fit, whole_patches
 from interlace.tasks.geometry import Prediction
 from interlace.tasks.geometry.heads import GeometryHeads
-from interlace.tasks.geometry.saved import load_heads, read_options
+from interlace.tasks.geometry.saved import find_heads, load_heads, read_options
 
 from .footage import Footage, open_footage
 
 #: Short side of the frames that a backbone is shown, where nothing else is said.
 SHORT_SIDE = 224
+#: Frames that a frame sees, itself included, and first ones that stay in view, where nothing else is said.
+WINDOW, SINK = 64, 1
 #: What keys and values may be kept in.
 DTYPES = {
     "float32": torch.float32,
@@ -36,7 +35,8 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How footage is watched. ``window`` and ``sink`` do not count where ``max_frames`` is given.
+    """How footage is watched. ``window`` and ``sink`` do not count where ``max_frames`` is given, and are
+    :data:`WINDOW` and :data:`SINK` where nothing is.
 
     ``size``: the short side in pixels. ``fps``: frame units of the model's time in a second. ``frames``: how many are
     watched. ``dtype``: of keys and values, a name of :data:`DTYPES`.
@@ -45,8 +45,8 @@ class Options:
     size: int | None = None
     fps: float | None = None
     frames: int | None = None
-    window: int = 64
-    sink: int = 1
+    window: int | None = None
+    sink: int | None = None
     max_frames: int | None = None
     dtype: str | None = None
 
@@ -96,7 +96,7 @@ class Watch:
 
     ``height``, ``width``: of the frames as shown. ``fps``: how many units of the model's time a second is: as asked,
     or as the model's config says, or the footage's own, so that a frame is one unit. ``keeps``: what the stream keeps,
-    nothing of a model of images.
+    nothing of a model of images. ``dtype``: the name of what keys and values are kept in, None where there are none.
     """
 
     def __init__(
@@ -124,22 +124,25 @@ class Watch:
         self.height, self.width = whole_patches((footage.height, footage.width), short_side, patch)
         self.fps = options.fps or backbone.config.fps or footage.fps
         self.keeps: dict[str, int] = {}
+        self.dtype: str | None = None
         if backbone.config.is_image_model:
-            if options.dtype or options.max_frames:
+            if any(given is not None for given in (options.window, options.sink, options.max_frames, options.dtype)):
                 raise ValueError(
-                    "--dtype and --max-frames are of a stream's keys and values; this backbone is a model of images, "
-                    "which keeps none: leave them out"
+                    "--window, --sink, --max-frames and --dtype are of a stream's keys and values; this backbone is a "
+                    "model of images, which keeps none: leave them out"
                 )
             self.stream: Stream | Alone = Alone(backbone)
             return
         # A window that is longer than the footage would only take memory.
-        window = options.window if self.count is None else min(options.window, self.count)
-        self.keeps = {"window": options.window, "sink": options.sink}
-        opened = {"window": window, "sink": options.sink}
+        window = WINDOW if options.window is None else options.window
+        sink = SINK if options.sink is None else options.sink
+        self.keeps = {"window": window, "sink": sink}
+        opened = {"window": window if self.count is None else min(window, self.count), "sink": sink}
         if options.max_frames:
             self.keeps = opened = {"max_frames": options.max_frames}
         dtype = DTYPES[options.dtype] if options.dtype else None
         self.stream = backbone.stream(1, self.height, self.width, dtype=dtype, **opened)
+        self.dtype = str(self.stream.state()["keys"].dtype).removeprefix("torch.")
 
     def seen(self, layers: Sequence[int] = ()) -> Iterator[Seen]:
         """The frames one after another, with the patches of these blocks (and of those that geometry needs)."""
@@ -186,13 +189,8 @@ def load_geometry(path: str, backbone: Backbone) -> tuple[GeometryHeads, int] | 
     Raises ValueError for heads that are broken, were trained on another backbone, or are not there though an export's
     config says so.
     """
-    folder = locate(path)
-    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    promised = fields.get("heads", {}) if fields.get("model_type") == EXPORTED else {}
-    folder = (folder.parent if folder.name == "backbone" else folder) / "heads"
-    if "geometry" not in promised and not any(
-        (folder / f"geometry.{ending}").exists() for ending in ("json", "safetensors")
-    ):
+    folder = find_heads(path)
+    if folder is None:
         return None
     heads = load_heads(folder, backbone.config).to(backbone.embedding.cls_token.device).requires_grad_(False)
     size = read_options(folder, backbone.config)["size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from interlace.backbone import BackboneConfig
+from interlace.backbone.folder import EXPORTED
+from interlace.backbone.locate import CONFIG, locate
 
 from .heads import GeometryHeads
 from .options import GeometryOptions
+
+
+def find_heads(place: str | Path) -> Path | None:
+    """The folder of the geometry heads that a run or an export keeps beside its backbone; None where there are none.
+
+    ``place``: what :func:`~interlace.backbone.locate.locate` takes, with its errors. Only of a folder named
+    ``backbone`` they are next to it: what lies beside any other was trained with something else. An export's folder is
+    given also where its config tells of heads that are gone.
+    """
+    folder = locate(place)
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    promised = fields.get("heads", {}) if fields.get("model_type") == EXPORTED else {}
+    folder = (folder.parent if folder.name == "backbone" else folder) / "heads"
+    if "geometry" not in promised and not any(
+        (folder / f"geometry.{ending}").exists() for ending in ("json", "safetensors")
+    ):
+        return None
+    return folder
 
 
 def load_heads(folder: Path, config: BackboneConfig) -> GeometryHeads:

@@ -19,6 +19,8 @@ from .video import look_at
 
 def read_image(file: Path) -> Sample:
     """A photograph, upright. Raises :class:`DataError` for a file that is not there or no image."""
+    if file.is_dir():
+        raise DataError(f"{file}: a folder; give one picture")
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     return of_image(decode_image(file.read_bytes(), str(file), upright=True), str(file))
@@ -26,6 +28,8 @@ def read_image(file: Path) -> Sample:
 
 def read_video(file: Path, fps: float, most: int) -> Sample:
     """Of a video the frames that are looked at, as in training. Raises :class:`DataError` for what is no video."""
+    if file.is_dir():
+        raise DataError(f"{file}: a folder; give one video")
     if not file.is_file():
         raise DataError(f"{file}: no such file; give a video, or a camera (0, or /dev/video0)")
     film = Video(file, str(file), threads=0)

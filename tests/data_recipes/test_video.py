@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import random
+
+import av
 import numpy as np
 import pytest
 from clips import make_video, numbers, turned_by_phone
@@ -61,6 +65,41 @@ def test_damaged_frames() -> None:
     at = data.index(b"mdat") + 800
     with pytest.raises(DataError, match=r"^a: broken video"):
         Video(data[:at] + bytes(200) + data[at + 200 :], "a").read()
+
+
+def test_frames_that_the_decoder_calls_damaged_are_refused() -> None:
+    """FFmpeg hands them out all the same, filled with something near."""
+    rng, found = random.Random(0), 0
+    whole = make_noise()
+    start = whole.index(b"mdat")
+    end = start - 4 + int.from_bytes(whole[start - 4 : start], "big")
+    for _ in range(20):
+        at = rng.randrange(start + 700, end - 3)
+        data = whole[:at] + rng.randbytes(3) + whole[at + 3 :]
+        try:
+            with av.open(io.BytesIO(data)) as container:
+                damaged = [index for index, frame in enumerate(container.decode(video=0)) if frame.is_corrupt]
+        except av.FFmpegError:
+            continue
+        if damaged:
+            found += 1
+            told = rf"^a: broken video \(frame {damaged[0]}, at {damaged[0] / 12:.2f} s, is damaged\)$"
+            with pytest.raises(DataError, match=told):
+                Video(data, "a").read()
+            assert damaged[0] == 0 or len(Video(data, "a").read(range(damaged[0]))) == damaged[0]
+    assert found
+
+
+def make_noise() -> bytes:
+    """24 frames in which every byte says something, without B-frames."""
+    stream, images = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (24, 96, 128, 3), dtype=np.uint8)
+    with av.open(stream, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=12)
+        video.width, video.height, video.pix_fmt, video.options = 128, 96, "yuv420p", {"g": "8", "bf": "0"}
+        for image in images:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode())
+    return stream.getvalue()
 
 
 def test_no_video() -> None:

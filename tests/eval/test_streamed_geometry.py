@@ -379,6 +379,13 @@ def test_own_heads_read_the_stream_as_they_read_the_clip(run_folder: Path, backb
     assert half.depth.shape == (4, 8, 16)
 
 
+def test_heads_beside_another_folder_are_not_a_backbones_own(run_folder: Path, backbone: Backbone) -> None:
+    save(backbone, run_folder / "other")
+    assert OwnHeads(run_folder / "backbone", backbone.config).heads is not None
+    with pytest.raises(ValueError, match=r"other: no geometry heads beside this backbone; measure it with --heads fre"):
+        OwnHeads(run_folder / "other", backbone.config)
+
+
 def test_own_and_fresh_heads_never_share_a_column(rooms_folder: Path, run_folder: Path, backbone: Backbone) -> None:
     training, _ = read_rooms("train", folder=rooms_folder)
     held_out, _ = read_rooms("held_out", folder=rooms_folder)
@@ -465,6 +472,6 @@ def test_a_subject_cannot_spare_itself_a_sequence() -> None:
     with pytest.raises(ValueError, match="raw pixels on one: the predicted depth is not finite everywhere"):
         stream_geometry(Pixels(8), Broken(good), suite, long_side=8)
     nothing = Recording(frames, np.zeros((3, 8, 8), np.float32))
-    entries = [Entry("empty", "empty", lambda: nothing), Entry("one", "one", lambda: good)]
+    entries = [Entry("empty", "room", lambda: nothing), Entry("one", "one", lambda: good)]
     found = stream_geometry(Pixels(8), Truthful(good), Suite("depth", "x", "sequence", entries), long_side=8)
     assert dict(found[0].facts.missing) == {"empty": "no pixel has a valid depth"}

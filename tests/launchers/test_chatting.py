@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from interlace.data_recipes import Sample
+from interlace.data_recipes import DataError, Sample
 from interlace.data_recipes.video import Video
 from interlace.launchers import chatting
 from interlace.launchers.cli import app
-from interlace.launchers.footage import Footage, open_footage
+from interlace.launchers.footage import CameraStopped, Footage, open_footage
 from interlace.tasks.frames import resize
 
 sys.path[:0] = [str(Path(__file__).parents[1] / each) for each in ("tasks", "data_recipes")]
@@ -155,11 +155,42 @@ def test_ctrl_c_ends_a_conversation_well(root: Path) -> None:
     assert out.getvalue() == "stopped\n"
 
 
+@pytest.mark.usefixtures("camera")
+def test_a_camera_that_is_unplugged_is_still_spoken_of(root: Path) -> None:
+    task, eyes = build(root / "text.model")
+    footage, out, questions = open_footage("0", None), io.StringIO(), SimpleQueue[str | None]()
+
+    def unplugged() -> Iterator[tuple[float, np.ndarray]]:
+        yield next(footage.frames)
+        questions.put(QUESTION)
+        questions.put(None)
+        raise CameraStopped("/dev/video0: the camera stopped (No such device)")
+
+    shown = Footage("0", 5.0, None, 48, 64, unplugged())
+    chatting.converse(chatting.Live(task, eyes), shown, questions, Console(file=out, width=200))
+    told, answer = out.getvalue().splitlines()
+    assert told == "/dev/video0: the camera stopped (No such device); what it showed last is still spoken of"
+    assert answer.strip()
+
+
+@pytest.mark.parametrize(("option", "wanted"), [("--image", "picture"), ("--video", "video")])
+def test_a_folder_to_look_at_is_said_to_be_one(
+    root: Path, option: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(root / "text.model")
+    monkeypatch.setattr(chatting, "load_vlm", lambda run, backbone: model)
+    done = CliRunner().invoke(app, ["chat", "run", QUESTION, option, str(root)])
+    assert isinstance(done.exception, DataError)
+    assert str(done.exception) == f"{root}: a folder; give one {wanted}"
+
+
 def test_what_cannot_be_asked_is_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "chat: say what to ask; only of a live camera it may be asked later"),
         (["--video", "clip.mp4"], "chat: say what to ask; only of a live camera it may be asked later"),
         (["what?", "--video", "0", "--image", "a.png"], "chat: --image or --video, one of them"),
+        ([""], "chat: the question is empty; say what to ask"),
+        ([" \n", "--video", "0"], "chat: the question is empty; say what to ask"),
     ):
         done = CliRunner().invoke(app, ["chat", str(tmp_path), *arguments])
         assert isinstance(done.exception, ValueError)
