@@ -84,7 +84,7 @@ def rooms(kind: Kind, samples: Sequence[Sample], missing: Mapping[str, str] | No
         def read() -> Recording:
             raise DataError(why)
 
-        return Entry(key, key, read)
+        return Entry(key, scene(key), read)
 
     lost = [broken(*each) for each in (missing or {}).items()]
     return Suite(kind, "built-in rooms", "room", [*(entry(each) for each in samples), *lost])
@@ -136,7 +136,7 @@ def stream_geometry(
 
     with subject.held():
         outcomes = share(measured, suite.entries)
-    missing = {entry.unit: each for entry, each in zip(suite.entries, outcomes, strict=True) if isinstance(each, str)}
+    missing = {entry.name: each for entry, each in zip(suite.entries, outcomes, strict=True) if isinstance(each, str)}
     found = [each for each in outcomes if not isinstance(each, str)]
     units, errors, hashed = [each.unit for each in found], [each.error for each in found], DataHash()
     for each in found:

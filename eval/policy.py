@@ -6,6 +6,7 @@ A world is a simulator with numbered episodes: the built-in robot table (policy_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -151,13 +152,23 @@ def _carry_out(world: World, actor: Actor, frames: list[np.ndarray]) -> bool:
     return False
 
 
+#: What :class:`Films` writes, whole or not.
+_FILM = re.compile(r"(done|failed)_.+_\d+\.mp4|\.(done|failed)_.+_\d+\.mp4\.partial")
+
+
 class Films:
-    """mp4 files of the first ``most`` successes and the first ``most`` failures, named by what happened."""
+    """mp4 files of the first ``most`` successes and the first ``most`` failures, named by what happened.
+
+    Made when a measurement begins: the films of an earlier one in ``folder`` are removed, and no other file.
+    """
 
     def __init__(self, folder: Path, fps: float, most: int = 4) -> None:
         self.folder, self.fps, self.most = folder, fps, most
         self.written: list[Path] = []
         self._counts = {"done": 0, "failed": 0}
+        for earlier in folder.iterdir() if folder.is_dir() else ():
+            if _FILM.fullmatch(earlier.name):
+                earlier.unlink()
 
     def keep(self, tried: Attempt) -> None:
         """Write it, if there are not enough of its kind yet."""
@@ -167,7 +178,9 @@ class Films:
             last = tried.orders[min(tried.done, len(tried.orders) - 1)]
             path = self.folder / f"{word}_{last.name}_{tried.number}.mp4"
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_video(tried.frames, path, self.fps)
+            partial = path.with_name(f".{path.name}.partial")
+            _write_video(tried.frames, partial, self.fps)
+            partial.replace(path)
             self.written.append(path)
 
 
@@ -175,7 +188,7 @@ def _write_video(frames: np.ndarray, path: Path, fps: float) -> None:
     import av
 
     height, width = (side // 2 * 2 for side in frames.shape[1:3])  # yuv420p wants even sides
-    with av.open(str(path), "w") as video:
+    with av.open(str(path), "w", format="mp4") as video:
         stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames[:, :height, :width]:

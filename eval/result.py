@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interlace.data_recipes.statistics import bounds, finite, ratio, resampled
+from interlace.data_recipes.statistics import bounds, finite, ratio, resampled, scene
 
 KIND, VERSION = "interlace.results", 1
+#: Units that hold several samples, whose keys begin with the unit's name: see :func:`scene`.
+SHARED_UNITS = ("room", "scene")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Facts:
     """What all results of one measurement of one subject have in common.
 
     ``protocol``: its full name: two protocols never share a column. ``data``: the data set's name. ``unit``: what is
-    resampled. ``settings``: every choice that could move the value. ``missing``: unit -> why it was left out.
+    resampled. ``settings``: every choice that could move the value. ``missing``: sample or unit -> why it was left out.
     ``found``: what a head's tuning came to, such as the rate that was kept; it is part of no comparison.
     """
 
@@ -103,8 +105,10 @@ class Result:
 
     @property
     def of(self) -> int:
-        """Units that there were, left-out ones included."""
-        return self.n + len(self.facts.missing)
+        """Units that there were, those included of which all was left out."""
+        shared = self.facts.unit in SHARED_UNITS
+        lost = {scene(name) if shared else name for name in self.facts.missing}
+        return len(lost.union(self.groups))
 
 
 def result(scores: Scores, facts: Facts) -> Result:

@@ -168,20 +168,27 @@ def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
 
     Raises ValueError for what cannot be loaded, or a device that is not there.
     """
+    where = check_device(device)
+    backbone = backbones.load_as_published(place)
+    parts = [part for part in Path(place).resolve().parts if part != "backbone"]
+    return FrozenBackbone(backbone.to(where), parts[-1])
+
+
+def check_device(device: str) -> torch.device:
+    """The device of this name. Raises ValueError, in one line, for one that does not exist or is not there."""
     try:
         where = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device {device!r}: allowed are cpu, cuda, cuda:1 and so on") from None
-    backbone = backbones.load_as_published(place)
-    parts = [part for part in Path(place).resolve().parts if part != "backbone"]
     try:
-        return FrozenBackbone(backbone.to(where), parts[-1])
+        torch.empty(1, device=where).cpu()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    return where
 
 
 def initialised(config: BackboneConfig, seed: int, device: str = "cpu") -> FrozenBackbone:
-    """A backbone of this shape as a run with this seed begins with it, on ``device``."""
+    """Random weights of this shape on ``device``: those that a run with this seed begins with if it loads none."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FrozenBackbone(Backbone(config).to(torch.device(device)), f"untrained (seed {seed})")

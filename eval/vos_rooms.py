@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from interlace.data_recipes.worlds.demo import demo_folder
 from interlace.data_recipes.worlds.rooms import ClipShape
 from interlace.data_recipes.worlds.scene import BACKGROUND
 
-from .davis import MaskedClip, write_sequence
+from .davis import RESOLUTION, MaskedClip, sequence_names, write_sequence
 
 #: These rooms are none of the demo's, which are fewer; their pictures are those of its held-out rooms.
 FIRST_ROOM = drafts.HELD_OUT_ROOMS + 100_800
@@ -47,22 +49,51 @@ def prepare(
     backend: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """The folder of the world, drawn if it is not there; ``folder`` None: beside the demo's rooms.
+    """The folder of the world, drawn if it is not there whole; ``folder`` None: beside the demo's rooms.
 
     A clip whose first frame shows no object of :data:`LEAST_SHARE` is passed over for the next room's. ``backend``: a
-    GL backend or "rays"; found by trying if None.
+    GL backend or "rays"; found by trying if None. Of processes that draw it at once the first that ends is kept.
     """
     size = size or SIZE
     folder = demo_folder().parent / "vos_rooms" if folder is None else folder
     wanted = {"format": _FORMAT, "mujoco": version("mujoco"), **asdict(size)}
-    state = folder / _STATE
-    if state.is_file() and json.loads(state.read_text()) == wanted:
+    if _is_whole(folder, wanted):
         return folder
     backend = backend or render.find_backend()
     say(render.describe(backend))
     say(f"drawing {size.clips} clips of rooms into {folder}")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
+        drawn = Path(own) / "drawn"
+        _draw(drawn, size, backend)
+        (drawn / _STATE).write_text(json.dumps(wanted))
+        if folder.exists() and not _is_whole(folder, wanted):
+            with suppress(FileNotFoundError):  # another process was faster
+                folder.rename(Path(own) / "old")
+        try:
+            drawn.rename(folder)  # fails where another has named its own
+        except OSError:
+            if not _is_whole(folder, wanted):
+                raise
+    return folder
+
+
+def _is_whole(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Whether every frame and mask that was to be drawn by ``wanted`` is there."""
+    try:
+        names = sequence_names(folder)
+        if json.loads((folder / _STATE).read_text()) != wanted or len(names) != wanted["clips"]:
+            return False
+    except (OSError, ValueError):
+        return False
+    return all(
+        len(list((folder / kind / RESOLUTION / name).glob(files))) == wanted["frames"]
+        for name in names
+        for kind, files in (("JPEGImages", "*.jpg"), ("Annotations", "*.png"))
+    )
+
+
+def _draw(folder: Path, size: WorldSize, backend: str) -> None:
     names: list[str] = []
     context = multiprocessing.get_context("spawn")  # MuJoCo reads its backend when it is imported
     with ProcessPoolExecutor(1, context, initializer=render.set_backend, initargs=(backend,)) as pool:
@@ -71,15 +102,11 @@ def prepare(
             clip = pool.submit(draw_clip, number, size, backend).result()
             number += 1
             if clip is not None:
-                write_sequence(partial, clip)
+                write_sequence(folder, clip)
                 names.append(clip.name)
-    lists = partial / "ImageSets" / "2017"
+    lists = folder / "ImageSets" / "2017"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("".join(f"{name}\n" for name in names))
-    (partial / _STATE).write_text(json.dumps(wanted))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
 
 
 def draw_clip(number: int, size: WorldSize, backend: str) -> MaskedClip | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,7 +144,7 @@ def run_probe(
     for subject in subjects.all:
         others = small if subject is subjects.all[0] else []
         results += probe(subject, data, seed=seed, others=others, albums=albums, say=teller(console))
-    subjects.keep(results, place, out, "probe-rooms", console, draw_albums(albums))
+    subjects.keep(results, place, out, "probe-rooms", console, partial(draw_albums, albums))
 
 
 def run_vos(
@@ -192,7 +193,7 @@ def run_vos(
             share=subjects.share,
             say=teller(console),
         )
-    subjects.keep(results, place, out, f"vos-{on}", console, draw_albums(albums))
+    subjects.keep(results, place, out, f"vos-{on}", console, partial(draw_albums, albums))
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
                 share=subjects.share,
                 say=teller(console),
             )
-    subjects.keep(results, place, out, f"geometry-{asked.on}-{asked.heads}", console, draw_albums(albums))
+    subjects.keep(results, place, out, f"geometry-{asked.on}-{asked.heads}", console, partial(draw_albums, albums))
 
 
 def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:
@@ -310,7 +311,7 @@ def ready_rooms(console: Console) -> None:
 
 
 def run_seed(place: str) -> int:
-    """The seed of the run at ``place``, so that its own initial weights are the untrained ones; 0 elsewhere."""
+    """The seed of the run at ``place``; 0 elsewhere. What it began with, if it loaded nothing, is drawn from it."""
     import yaml
 
     recipe = Path(place) / "recipe.yaml"
@@ -329,9 +330,12 @@ def keep(
     out: Path | None,
     name: str,
     console: Console,
-    pictures: Sequence[Picture] = (),
+    draw: Callable[[], Sequence[Picture]] = lambda: (),
 ) -> None:
-    """Write results as JSON with tables as Markdown, a chart, ``pictures`` and a page of all beside, and print them."""
+    """Write results as JSON with tables as Markdown, a chart, pictures and a page of all beside, and print them.
+
+    ``draw`` makes the pictures, after the results are written: what goes wrong there loses no measurement.
+    """
     from interlace.eval.compare import RESULTS, collect_pictures, sheets
     from interlace.eval.result import write
 
@@ -342,18 +346,19 @@ def keep(
     if out is None:
         home = Path(place) / RESULTS if (Path(place) / "backbone").is_dir() else Path(RESULTS) / subject.name
         out = home / f"{name}.json"
-    files = {out.with_name(f"{out.stem}-{each.name}.png"): each for each in pictures}
+    write(results, out)
+    show(results, console)
+    table = out.with_suffix(".md")
+    table.write_text("\n".join(sheet.markdown() for sheet in sheets(results)))
+    files = {out.with_name(f"{out.stem}-{each.name}.png"): each for each in draw()}
+    drawn = {out.with_suffix(".png"): chart(results), **{file: each.figure for file, each in files.items()}}
+    for file, figure in drawn.items():
+        file.write_bytes(png(figure))
     named = [
         {"file": file.name, "name": each.name, "title": each.title, "caption": each.caption}
         for file, each in files.items()
     ]
     write(results, out, named)
-    show(results, console)
-    table = out.with_suffix(".md")
-    table.write_text("\n".join(sheet.markdown() for sheet in sheets(results)))
-    drawn = {out.with_suffix(".png"): chart(results), **{file: each.figure for file, each in files.items()}}
-    for file, figure in drawn.items():
-        file.write_bytes(png(figure))
     page = write_page(f"{subject.name}: {name}", results, collect_pictures([out]), out.with_suffix(".html"))
     beside = ", ".join(file.name for file in (table, *drawn))
     console.print(f"results: {out}, {beside}\npage: {page}", highlight=False, markup=False)

@@ -120,22 +120,23 @@ def run_policy(
     from interlace.eval.compare import RESULTS
     from interlace.eval.policy import Films, Who
     from interlace.eval.policy_table import Rival, TableChains, TableEpisodes, compare, rivals
-    from interlace.eval.subjects import FrozenBackbone
+    from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.tasks.vla import Policy, load_vla
 
     from .evaluating import keep, run_seed, teller
     from .policy_pictures import overview
 
+    where = check_device(device)
     task, eyes = load_vla(run, backbone)
-    subject, say = FrozenBackbone(eyes.to(device), run.name), teller(console)
-    policy = Policy(task.to(device), eyes, scale=ActionScale("stated", *REACH), name="robot table")
+    subject, say = FrozenBackbone(eyes.to(where), run.name), teller(console)
+    policy = Policy(task.to(where), eyes, scale=ActionScale("stated", *REACH), name="robot table")
     out = out or run / RESULTS / "policy.json"
-    films = Films(out.with_suffix(".videos"), FPS)
     drawn_with = render.find_backend()
     say(render.describe_table(drawn_with))
     render.set_backend(drawn_with)
     table, who = Table(), Who(subject.name, subject.digest, run_seed(str(run)))
     with subject.held(), policy, TableCamera(table, size) as camera:
+        films = Films(out.with_suffix(".videos"), FPS)
         sides = [Rival(who, policy, policy.every)]  # the replay is learned from hundreds of episodes
         if not alone:
             sides = rivals(table, policy, policy.every, who, TableSettings(seed=table_seed))
@@ -150,7 +151,7 @@ def run_policy(
         if chains:
             in_a_row, chained = compare(chain_world, sides, chains, say=say)
             results += in_a_row
-    keep(results, str(run), subject, out, "policy", console, [overview(results)])
+    keep(results, str(run), subject, out, "policy", console, lambda: [overview(results)])
     console.print(f"{_done(tried)}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)
     if chains:
         console.print(_in_a_row(chained), highlight=False, markup=False)
@@ -189,18 +190,19 @@ def run_simulator(
     from interlace.data_recipes.action_scale import BRIDGE
     from interlace.eval.compare import RESULTS
     from interlace.eval.policy import Films, Who, attempts, chains, success
-    from interlace.eval.subjects import FrozenBackbone
+    from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.tasks.vla import Policy, load_vla
 
     from .evaluating import keep, run_seed, teller
     from .policy_pictures import overview
 
+    where = check_device(device)
     world, count, scale = open_simulator(on, data, sequences, suite, episodes)
     task, eyes = load_vla(run, backbone)
     if on == "simpler":
         task.scale.demand_near(BRIDGE, world.name)
-    subject = FrozenBackbone(eyes.to(device), run.name)
-    policy = Policy(task.to(device), eyes, scale=scale, name=world.name)
+    subject = FrozenBackbone(eyes.to(where), run.name)
+    policy = Policy(task.to(where), eyes, scale=scale, name=world.name)
     out = out or run / RESULTS / f"policy-{on}.json"
     films = Films(out.with_suffix(".videos"), world.fps)
     ending: Any = closing(world) if hasattr(world, "close") else nullcontext()
@@ -209,7 +211,7 @@ def run_simulator(
     who = Who(subject.name, subject.digest, run_seed(str(run)))
     chained = len(tried[0].orders) > 1
     results = (chains if chained else success)(world, tried, who)
-    keep(results, str(run), subject, out, f"policy-{on}", console, [overview(results)])
+    keep(results, str(run), subject, out, f"policy-{on}", console, lambda: [overview(results)])
     found = {who.name: tried}
     text = _in_a_row(found) if chained else _done(found)
     console.print(f"{text}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -146,7 +147,9 @@ def run_linear(place: str, subjects: Subjects, asked: Linear, out: Path | None, 
     for probe in probes:
         for subject in subjects.all:
             results += probe(subject, run, albums)
-    subjects.keep(results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, draw_albums(albums))
+    subjects.keep(
+        results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, partial(draw_albums, albums)
+    )
 
 
 #: Measures a subject and adds what it said to the albums of all.
@@ -305,13 +308,13 @@ class Subjects:
         out: Path | None,
         name: str,
         console: Console,
-        pictures: Sequence[Picture] = (),
+        draw: Callable[[], Sequence[Picture]] = lambda: (),
     ) -> None:
         """The first process writes; the others found the same."""
         from .evaluating import keep
 
         if self.state is None or self.state.is_main_process:
-            keep(results, place, self.mine, out, name, console, pictures)
+            keep(results, place, self.mine, out, name, console, draw)
 
 
 def open_subjects(place: str, baselines: bool, device: str, *, untrained: bool = True) -> Subjects:

@@ -136,14 +136,14 @@ def exported(folder: Path, desk: Desk, job: Job) -> Section:
 
 
 def probes(results: Path) -> Section:
-    """Fresh heads on the frozen backbone, on the one it began as, and on pixels."""
+    """Fresh heads on the frozen backbone, on random weights of its shape, and on pixels."""
     found = [each for name in ("probe", "vos") for each in read(results / f"{name}.json")]
     mine = found[0].facts.subject
     initial = next(each.facts.subject for each in found if each.facts.subject.startswith("untrained"))
     return Section(
         "Probes",
-        "The same small heads, with the same budget, learn from the frozen backbone, from the untrained one that it "
-        "began as, and from raw pixels. Units (rooms, sequences) are resampled in pairs.",
+        "The same small heads, with the same budget, learn from the frozen backbone, from random weights of the same "
+        "shape, and from raw pixels. Units (rooms, sequences) are resampled in pairs.",
         [compared(found, mine, initial)],
         pictures=[("Value and 95% interval of all.", inline(png(chart(found)))), *_beside(results, ("probe", "vos"))],
     )

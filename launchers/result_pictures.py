@@ -84,8 +84,11 @@ def _colour(number: int) -> np.ndarray:
 
 
 def paint_depths(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Metres [H, W] -> [H, W, 3] uint8 each, on the scale of the first, which is the truth; 0 there is white."""
-    known = maps[0][maps[0] > 0]
+    """Metres [H, W] -> [H, W, 3] uint8 each, on the scale of the first, which is the truth; 0 there is white.
+
+    On the scale of the next where the truth knows no pixel, which is then all white.
+    """
+    known = next((each[each > 0] for each in maps if (each > 0).any()), np.ones(1))
     low, high = (float(end) for end in np.quantile(known, (0.02, 0.98)))
     painted = []
     for metres in maps:

@@ -41,15 +41,16 @@ def run_vlm(
     from interlace.data_recipes.worlds.questions_data import question_folder
     from interlace.eval.compare import RESULTS
     from interlace.eval.rooms import check_stored
-    from interlace.eval.subjects import FrozenBackbone
+    from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.eval.vlm import answer_questions
     from interlace.tasks.vlm.saved import load_vlm
 
     from .evaluating import keep, run_seed
 
+    where = check_device(device)
     task, eyes = load_vlm(run, backbone)
-    subject = FrozenBackbone(eyes.to(device), run.name)
-    task.to(device)
+    subject = FrozenBackbone(eyes.to(where), run.name)
+    task.to(where)
     name = "built-in rooms" if data is None else data.name
     reader = ShardReader(data or question_folder() / "questions_held_out")
     found = read_samples(reader, name, accept=partial(check_stored, reader))
@@ -60,8 +61,9 @@ def run_vlm(
         task, subject, found.samples, data=name, seed=run_seed(str(run)), missing=missing
     )
     out = out or run / RESULTS / "vlm.json"
-    keep(results, str(run), subject, out, "vlm", console)
     said = out.with_suffix(".answers.jsonl")
+    said.parent.mkdir(parents=True, exist_ok=True)
     said.write_text("".join(json.dumps(asdict(one)) + "\n" for one in answers))
+    keep(results, str(run), subject, out, "vlm", console)
     wrong = sum(one.said != one.answer for one in answers)
     console.print(f"answers: {said}, {wrong} of {len(answers)} wrong", highlight=False, markup=False)

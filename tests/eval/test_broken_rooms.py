@@ -95,5 +95,6 @@ def test_and_streams(holed: tuple[Path, str, str], kind: str) -> None:
     held_out, _ = read_rooms("held_out", folder=folder, missing=missing)
     suite = geometry_rooms(kind, held_out, missing)  # type: ignore[arg-type]
     assert [entry.name for entry in suite.entries] == [*(sample.key for sample in held_out), unseen]
+    assert suite.entries[-1].unit == unseen.rpartition("/")[0]
     with pytest.raises(DataError, match="broken image"):
         suite.entries[-1].read()

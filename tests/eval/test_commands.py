@@ -10,8 +10,8 @@ import pytest
 
 from interlace.eval import heads, probe, video_probe, vos_rooms
 from interlace.eval.heads import Budget
-from interlace.eval.result import read
-from interlace.launchers import cli
+from interlace.eval.result import read, read_pictures
+from interlace.launchers import cli, sample_pictures
 
 
 @pytest.fixture
@@ -82,6 +82,23 @@ def test_geometry_with_fresh_heads(
     assert "<figure>" in Path("results/mine/geometry-rooms-fresh.html").read_text()
 
 
+def test_a_picture_that_cannot_be_drawn_loses_no_result(at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise OSError("no picture")
+
+    monkeypatch.setattr(sample_pictures, "draw_albums", fail)
+    kinds = {
+        "probe": ("probe-rooms", ["--no-untrained"]),
+        "linear": ("linear-rooms", ["--no-baselines", "--steps", "2", "--batch", "4"]),
+    }
+    for name, (stem, options) in kinds.items():
+        assert run(monkeypatch, "eval", name, "mine", *options) == 2
+        file = Path(f"results/mine/{stem}.json")
+        assert read(file)
+        assert file.with_suffix(".md").is_file()
+        assert read_pictures(file) == []
+
+
 def test_video_of_the_rooms(at_hand: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(video_probe, "probe_rooms", partial(video_probe.probe_rooms, steps=2, batch=4))
     assert run(monkeypatch, "eval", "video", "mine") == 0
@@ -124,6 +141,10 @@ def test_linear_of_the_rooms(
         (["eval", "vos", "mine", "--on", "davis17", "--data", "mine"], "give the folder that holds JPEGImages"),
         (["eval", "vos", "mine", "--temperature", "0"], "temperature is 0.0, it must be positive"),
         (["eval", "probe", "mine", "--device", "toaster"], "device 'toaster'"),
+        (["eval", "policy", "mine", "--device", "tpu"], "device 'tpu': allowed are cpu, cuda"),
+        (["eval", "policy", "mine", "--on", "simpler", "--device", "cuda:99"], "device 'cuda:99'"),
+        (["eval", "vlm", "mine", "--device", "tpu"], "device 'tpu': allowed are cpu, cuda"),
+        (["eval", "vlm", "mine", "--device", "cuda:99"], "device 'cuda:99'"),
         (["eval", "video", "mine", "--on", "moon"], "--on moon: allowed is rooms, k400, ssv2"),
         (["eval", "video", "mine", "--views", "all"], "--views all: allowed is concatenated, flat"),
         (["eval", "video", "mine", "--on", "ssv2"], "--data FOLDER goes with a data set that is not built in"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,6 +180,28 @@ def test_successes_and_failures_are_filmed(tmp_path: Path) -> None:
     assert lengths == [2, 3, 6, 6]
     assert Video(films.written[0], "video").read().shape[1:] == (6, 6, 3)  # sides of a video are even
     assert all(len(each.frames) == 1 for each in kept)
+
+
+def test_films_are_of_this_measurement_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, folder = Counting("1", "2", "6", "1", "61"), tmp_path / "videos"
+    attempts(world, Does(1), range(5), films=Films(folder, 4.0))
+    for name in (".failed_6_2.mp4.partial", "mine.mp4", "done_1.txt"):
+        (folder / name).touch()
+    films = Films(folder, 4.0)
+    assert sorted(file.name for file in folder.iterdir()) == ["done_1.txt", "mine.mp4"]
+    attempts(world, Does(1), range(1), films=films)
+    before = films.written[0].read_bytes()
+
+    def stop(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("av.VideoFrame", SimpleNamespace(from_ndarray=stop))
+    with pytest.raises(KeyboardInterrupt):
+        films.keep(attempt(world, Does(1), 0))
+    assert films.written[0].read_bytes() == before
+    with pytest.raises(KeyboardInterrupt):
+        films.keep(attempt(world, Does(1), 1))
+    assert [file.name for file in folder.glob("done_*.mp4")] == ["done_1_0.mp4"]
 
 
 def test_pictures_and_actions_of_another_kind_are_refused() -> None:

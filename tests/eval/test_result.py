@@ -102,6 +102,17 @@ def test_nothing_that_is_not_finite_gets_in() -> None:
         result(Scores.of("accuracy", "higher", [], []), facts(missing=dict.fromkeys("xyz", "broken")))
 
 
+def test_what_is_left_out_counts_by_unit() -> None:
+    """One clip of scene-1 was measured; of scene-9, whose two clips are broken, and of what has no key, nothing was."""
+    missing = dict.fromkeys(("rooms/scene-1/b", "rooms/scene-9/a", "rooms/scene-9/b", "#7"), "broken")
+    found = scored([0.0, 1.0], ["rooms/scene-1", "rooms/scene-2"], missing=missing)
+    assert (found.n, found.of) == (2, 4)
+    image = scored(
+        [0.0], ["val/n01/a.jpg"], unit="image", missing=dict.fromkeys(("val/n01/b.jpg", "val/n01/c.jpg"), "")
+    )
+    assert (image.n, image.of) == (1, 3)
+
+
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     found = scored([0.0, 1.0, 1.0], missing={"clip 9": "no mask"}, settings={"k": 20}, seed=3)
     path = write([found], tmp_path / "results" / "knn.json")

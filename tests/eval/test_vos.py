@@ -16,6 +16,7 @@ from skimage.morphology import binary_dilation, disk
 from interlace.backbone import Backbone
 from interlace.data_recipes import DataError
 from interlace.data_recipes.worlds.render import RAYS
+from interlace.eval import vos_rooms
 from interlace.eval.album import Album
 from interlace.eval.davis import MaskedClip, read_sequence, sequence_names, write_sequence
 from interlace.eval.masks import boundary, outline, region, statistics, widened
@@ -265,3 +266,34 @@ def test_the_built_in_world_is_a_davis(tmp_path: Path) -> None:
     told: list[str] = []
     assert prepare(folder, size, backend=RAYS, say=told.append) == folder
     assert not told  # there is nothing left to draw
+
+
+def test_a_built_in_world_without_its_pictures_is_drawn_again(tmp_path: Path) -> None:
+    size = WorldSize(clips=1, size=32, frames=4)
+    folder = prepare(tmp_path / "world", size, backend=RAYS)
+    (name,) = sequence_names(folder)
+    next((folder / "Annotations").rglob("00002.png")).unlink()
+    assert len(read_sequence(prepare(folder, size, backend=RAYS), name).masks) == 4
+    shutil.rmtree(folder / "JPEGImages")
+    assert len(read_sequence(prepare(folder, size, backend=RAYS), name).frames) == 4
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_that_draw_the_built_in_world_at_once_spare_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends after the first has written the first of its two clips."""
+    size, folder, met = WorldSize(clips=2, size=32, frames=4), tmp_path / "world", list[int]()
+
+    def write(root: Path, clip: MaskedClip) -> None:
+        write_sequence(root, clip)
+        if not met:
+            met.append(0)
+            prepare(folder, size, backend=RAYS)
+            met[0] = folder.stat().st_ino
+
+    monkeypatch.setattr(vos_rooms, "write_sequence", write)
+    assert prepare(folder, size, backend=RAYS) == folder
+    assert folder.stat().st_ino == met[0]  # what the faster one wrote may be in use
+    assert [len(read_sequence(folder, name).frames) for name in sequence_names(folder)] == [4, 4]
+    assert list(tmp_path.iterdir()) == [folder]

@@ -90,6 +90,8 @@ def test_a_section_for_each_stage(run: Path) -> None:
     assert "how &lt;many&gt;?" in page
     assert page.count("data:video/mp4;base64,") == 3
     assert "probe: depth" in page
+    assert "random weights of the same shape" in page
+    assert "began as" not in page  # a run may begin with a published backbone
     assert "interlace pretrain vlm_demo_blind " in page
     assert "above expert" not in page  # what a policy gains on its own controls is in its own results
     assert not re.search(r"(src|href)=\"(?!data:)", page)

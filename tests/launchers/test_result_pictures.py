@@ -56,6 +56,15 @@ def test_depths_share_the_scale_of_the_truth() -> None:
     assert known[0, 3, 0] > known[0, 3, 2]
 
 
+def test_a_truth_that_knows_no_depth_is_white() -> None:
+    guess = np.array([[1.0, 2, 3]])
+    empty, seen = paint_depths([np.zeros((1, 3)), guess])
+    assert (empty == 255).all()
+    assert seen[0, 0, 2] > seen[0, 0, 0]  # near is blue
+    assert seen[0, 2, 0] > seen[0, 2, 2]
+    assert (paint_depths([np.zeros((1, 3))] * 2)[1] == 255).all()
+
+
 FRAME = np.full((1, 4, 6, 3), 200, np.uint8)
 #: What is told of the number k, by kind: the truth and a guess.
 TOLD = {
