@@ -106,6 +106,7 @@ def sleep():
     time.sleep(60)
 
 cli.main = sleep  # in the processes too, which read this file
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     jobs = [full_jobs.Job(name, (full_jobs.Command((str(folder / name),), folder / "x"),)) for name in "ab"]

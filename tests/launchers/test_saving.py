@@ -165,7 +165,7 @@ def test_features_that_cannot_be_written_leave_nothing(
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features, "save_file", full)
+    monkeypatch.setattr(features, "write_tensors", full)
     assert run(folder, monkeypatch, *FEATURES, "--out", "out/a") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert left(folder) == []
