@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .result_file import Out
+
 if TYPE_CHECKING:
     from interlace.eval.geometry import Kind
     from interlace.eval.propagation import Propagation
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The JSON file to write; by default in the run's results/, or ./results/.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of fresh heads and their batches.")]
 Device = Annotated[str, typer.Option("--device", help="Where the backbone runs: cpu, cuda, cuda:1.")]

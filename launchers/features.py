@@ -35,7 +35,7 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
     pictures are all broken or differ in size, a video that is seen to be broken anywhere
     (:class:`~interlace.data_recipes.video.Video`), and an ``out`` that cannot be a file.
     """
-    partial = partial_beside(out, "--out")
+    partial = partial_beside(out, "--out", source)
     backbone = load_frozen(path)
     blocks, last = parse_layers(layers, backbone.config.depth)
     with frozen(backbone, path) as digest, Watch(backbone, source, options) as watch, Stages(console) as stages:

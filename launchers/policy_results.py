@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from .result_file import Out
+
 if TYPE_CHECKING:
     from interlace.data_recipes.action_scale import ActionScale
     from interlace.eval.policy import Attempt, World
@@ -69,7 +71,7 @@ def add_policy(app: typer.Typer, console: Console) -> None:
             Path | None, typer.Option("--sequences", help="CALVIN's 1,000 chains: eval_sequences.json.")
         ] = None,
         suite: Annotated[str | None, typer.Option("--suite", help="Of libero: libero_spatial.")] = None,
-        out: Annotated[Path | None, typer.Option("--out", help="The results' JSON; in the run if left out.")] = None,
+        out: Out = None,
         backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if moved.")] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, or cuda.")] = "cpu",
     ) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
+from .result_file import Out
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 _Budget = TypeVar("_Budget", "LinearBudget", "DenseBudget")
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The JSON file to write; by default in the run's results/, or ./results/.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of fresh heads, batches and augmentation.")]
 Device = Annotated[str, typer.Option("--device", help="Where backbone and heads run: cpu, cuda, cuda:1.")]

@@ -33,26 +33,28 @@ class Recording(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_recording(path: Path, fps: float) -> Recording:
-    """By the ending: .mp4 or .rrd. ``fps``: frames a second, roughly.
+def open_recording(path: Path, source: str, fps: float) -> Recording:
+    """By the ending: .mp4 or .rrd. ``source``: what is recorded of. ``fps``: frames a second, roughly.
 
     Raises ValueError for another ending, a place where no file can be, or an .rrd without the rerun-sdk package.
     """
     kinds: dict[str, type[Film] | type[Rerun]] = {".mp4": Film, ".rrd": Rerun}
     if path.suffix.lower() not in kinds:
         raise ValueError(f"--save {path}: must end in .mp4 (a film) or .rrd (a recording for rerun)")
-    return kinds[path.suffix.lower()](path, partial_beside(path, "--save"), fps)
+    return kinds[path.suffix.lower()](path, partial_beside(path, "--save", source), fps)
 
 
-def partial_beside(path: Path, option: str) -> Path:
+def partial_beside(path: Path, option: str, source: str) -> Path:
     """Where the file ``path``, which ``option`` names, is written until it is whole.
 
-    Raises ValueError for a folder that is not there, and where ``path`` is a folder itself.
+    Raises ValueError for a folder that is not there, and where ``path`` is a folder, or the footage ``source`` itself.
     """
     if not path.parent.is_dir():
         raise ValueError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a folder; name a file in it")
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise ValueError(f"{option} {path}: is the footage itself, which would be gone; name another file")
     return path.with_name(f".partial-{path.name}")
 
 

@@ -44,7 +44,7 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
     with (
         frozen(backbone, path),
         Watch(backbone, source, options, heads) as watch,
-        nullcontext() if save is None else open_recording(save, watch.footage.fps) as recording,
+        nullcontext() if save is None else open_recording(save, source, watch.footage.fps) as recording,
     ):
         console.print(opening(watch), highlight=False, markup=False)
         screen = Screen(watch, console)

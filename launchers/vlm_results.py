@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .result_file import Out
+
 
 def add_vlm(app: typer.Typer, console: Console) -> None:
     """Put the command into ``app``."""
@@ -24,7 +26,7 @@ def add_vlm(app: typer.Typer, console: Console) -> None:
         data: Annotated[
             Path | None, typer.Option("--data", help="Shards with questions; those of built-in rooms if left out.")
         ] = None,
-        out: Annotated[Path | None, typer.Option("--out", help="The results' JSON; in the run if left out.")] = None,
+        out: Out = None,
         backbone: Annotated[str | None, typer.Option("--backbone", help="Where its backbone is, if moved.")] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, or cuda.")] = "cpu",
     ) -> None:

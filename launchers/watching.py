@@ -141,7 +141,16 @@ class Watch:
         if options.max_frames:
             self.keeps = opened = {"max_frames": options.max_frames}
         dtype = DTYPES[options.dtype] if options.dtype else None
-        self.stream = backbone.stream(1, self.height, self.width, dtype=dtype, **opened)
+        try:
+            self.stream = backbone.stream(1, self.height, self.width, dtype=dtype, **opened)
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            kept = ", ".join(f"{name} {value}" for name, value in self.keeps.items())
+            raise ValueError(
+                f"{source}: no memory for the keys and values of {kept} at {self.width} x {self.height} pixels; give a "
+                "smaller --size, or fewer frames with --window or --max-frames"
+            ) from None
         self.dtype = str(self.stream.state()["keys"].dtype).removeprefix("torch.")
 
     def seen(self, layers: Sequence[int] = ()) -> Iterator[Seen]:

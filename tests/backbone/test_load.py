@@ -56,6 +56,12 @@ def test_a_run_means_its_backbone(tmp_path: Path) -> None:
     assert torch.equal(backbone(frames(1, 2)).cls, load(run / "backbone")(frames(1, 2)).cls)
 
 
+def test_an_exported_vision_language_model_is_no_backbone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "interlace_vlm"}')
+    with pytest.raises(ValueError, match="an exported vision-language model; name the backbone that it was trained on"):
+        load(tmp_path)
+
+
 def test_a_run_that_has_not_ended_says_so(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("name: tiny\n")
     with pytest.raises(ValueError, match=r"a run without backbone/, which is written when training ends"):

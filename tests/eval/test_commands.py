@@ -82,6 +82,30 @@ def test_geometry_with_fresh_heads(
     assert "<figure>" in Path("results/mine/geometry-rooms-fresh.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("g.html", "--out g.html: must end in .json; tables, pictures and a page get their names from it"),
+        ("home.json", "--out home.json: no file can be written there"),
+        ("taken/g.json", "--out taken/g.json: no file can be written there"),
+    ],
+)
+@pytest.mark.parametrize("command", ["probe", "vos", "geometry", "video", "linear", "vlm", "policy"])
+def test_results_that_could_not_be_written_are_told_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    out: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home.json").mkdir()
+    (tmp_path / "taken").touch()
+    assert run(monkeypatch, "eval", command, "nowhere", "--out", out) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_picture_that_cannot_be_drawn_loses_no_result(at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise OSError("no picture")

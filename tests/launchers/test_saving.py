@@ -158,6 +158,33 @@ def test_a_folder_as_target_is_refused_before_the_work(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stream", "bare", "own.mp4", "--save", "own.mp4"),
+        ("features", "own.mp4", "--backbone", "bare", "--out", "own.mp4"),
+    ],
+)
+def test_the_footage_is_never_written_over(
+    folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, monkeypatch, *stream("pictures", "clip.mp4")) == 0
+    film = (folder / "out" / "clip.mp4").rename(folder / "own.mp4")
+    before = film.read_bytes()
+    assert run(folder, monkeypatch, *arguments) == 2
+    assert "own.mp4: is the footage itself, which would be gone; name another file" in capsys.readouterr().err
+    assert film.read_bytes() == before
+
+
+def test_frames_that_memory_cannot_hold_are_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, monkeypatch, "stream", "bare", "pictures", "--size", "1000000") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "pictures: no memory for the keys and values of window 64, sink 1 at " in said
+    assert said.endswith("give a smaller --size, or fewer frames with --window or --max-frames")
+
+
 def test_features_that_cannot_be_written_leave_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -305,7 +305,7 @@ def record(folder: Path, path: Path) -> None:
     backbone = load_frozen(str(folder / "run"))
     geometry = load_geometry(str(folder / "run"), backbone)
     with Watch(backbone, str(folder / "clip.mp4"), Options(), geometry) as watch:
-        recording = open_recording(path, 10)
+        recording = open_recording(path, "", 10)
         for seen, panels in painted(watch.seen()):
             recording.add(seen, panels)
         recording.close()
