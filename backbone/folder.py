@@ -31,7 +31,7 @@ _IMAGE_MODEL: dict[str, Any] = {"attention": "bidirectional", "rope": "image", "
 #: names of its weights begin with.
 EXPORTED, FIELDS, PREFIX = "interlace", "interlace", "backbone."
 #: ``model_type`` of those that it writes of a vision-language model.
-_VLM = "interlace_vlm"
+EXPORTED_VLM = "interlace_vlm"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def load_with_report(path: str | Path, **changes: Any) -> tuple[Backbone, LoadRe
     elif model_type == _DINOV3:
         with told_of(folder / CONFIG):
             made_by, own = "transformers", config_from_transformers(fields)
-    elif model_type == _VLM:
+    elif model_type == EXPORTED_VLM:
         raise ValueError(f"{folder}: an exported vision-language model; name the backbone that it was trained on")
     else:
         raise ValueError(f"{folder / CONFIG}: neither an Interlace backbone nor a DINOv3 of transformers")

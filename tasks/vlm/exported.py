@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from interlace.backbone.folder import read_json, read_weights
+from interlace.backbone.folder import EXPORTED_VLM, read_json, read_weights
 from interlace.backbone.locate import CONFIG
 
-#: ``model_type`` of such a folder, and the files beside its config and weights.
-EXPORTED = "interlace_vlm"
+#: Files beside its config and weights.
 PROCESSOR, GENERATION = "processor_config.json", "generation_config.json"
 #: What the names of the language model's weights begin with.
 LLM = "llm."
@@ -25,7 +24,7 @@ def is_exported(folder: str | Path) -> bool:
         fields = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(fields, dict) and fields.get("model_type") == EXPORTED
+    return isinstance(fields, dict) and fields.get("model_type") == EXPORTED_VLM
 
 
 def field(folder: Path, file: str, name: str) -> Any:
