@@ -150,16 +150,20 @@ def report(
     run: Annotated[
         list[Path], typer.Argument(help="A run's folder; or several, or results, to compare.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", help="Of a comparison: the page to write.")] = Path("comparison.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Of a comparison: the page to write; comparison.html if left out.")
+    ] = None,
 ) -> None:
     """Write a run's report.html again; or what `interlace eval` measured of several side by side, as a page too."""
     from .commands import write_report
     from .evaluating import compare, holds_results
 
-    if len(run) == 1 and not holds_results(run[0]):
-        write_report(run[0], console)
-    else:
-        compare(run, out, console)
+    if len(run) > 1 or holds_results(run[0]):
+        compare(run, out or Path("comparison.html"), console)
+        return
+    if out is not None:
+        raise ValueError(f"--out {out}: of comparisons alone; a run's page is its report.html")
+    write_report(run[0], console)
 
 
 BackbonePath = Annotated[str, typer.Option("--backbone", help="A backbone's folder, or a run's.", show_default=False)]

@@ -35,8 +35,8 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How footage is watched. ``window`` and ``sink`` do not count where ``max_frames`` is given, and are
-    :data:`WINDOW` and :data:`SINK` where nothing is.
+    """How footage is watched: with ``window`` and ``sink``, :data:`WINDOW` and :data:`SINK` where nothing is said, or
+    with ``max_frames``.
 
     ``size``: the short side in pixels. ``fps``: frame units of the model's time in a second. ``frames``: how many are
     watched. ``dtype``: of keys and values, a name of :data:`DTYPES`.
@@ -55,6 +55,8 @@ class Options:
             raise ValueError(f"--fps {self.fps:g}: must be a number above 0")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"--frames {self.frames}: must be at least 1")
+        if self.max_frames is not None and (self.window is not None or self.sink is not None):
+            raise ValueError("--max-frames keeps all frames in view: leave out --window and --sink, or leave it out")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"--dtype {self.dtype}: allowed are {', '.join(DTYPES)}")
 

@@ -106,6 +106,13 @@ def test_results_that_could_not_be_written_are_told_before_the_work(
     assert told in capsys.readouterr().err
 
 
+def test_a_run_s_own_page_has_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "report", str(tmp_path), "--out", "single.html") == 2
+    assert "--out single.html: of comparisons alone; a run's page is its report.html" in capsys.readouterr().err
+
+
 def test_a_picture_that_cannot_be_drawn_loses_no_result(at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise OSError("no picture")

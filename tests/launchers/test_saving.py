@@ -176,6 +176,14 @@ def test_the_footage_is_never_written_over(
     assert film.read_bytes() == before
 
 
+@pytest.mark.parametrize("option", ["--window", "--sink"])
+def test_all_frames_in_view_or_a_window(
+    folder: Path, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, monkeypatch, "stream", "bare", "pictures", "--max-frames", "40", option, "4") == 2
+    assert "--max-frames keeps all frames in view: leave out --window and --sink" in capsys.readouterr().err
+
+
 def test_frames_that_memory_cannot_hold_are_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
