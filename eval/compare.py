@@ -158,9 +158,9 @@ class Gain:
 def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:
     """By how much the first of each pair is better than the second, the mean over pairs (a pair for each seed).
 
-    Scenes, sequences or episodes are resampled, the same ones in all results, and so are the pairs: what one training
-    in three does by chance is no more certain than that. Raises ValueError for results of
-    different measures, data or units, which cannot be paired.
+    Scenes, sequences or episodes are resampled, the same ones in all results, and so are the pairs: one training in
+    three may differ by chance. Raises ValueError for results of different measures, data or units, which cannot be
+    paired.
     """
     mine = pairs[0][0]
     for each in (each for pair in pairs for each in pair):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+from abc import ABC, abstractmethod
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,19 +19,32 @@ CLOCK = 90_000
 POINTS = 4096
 
 
-class Recording(Protocol):
+class Recording(ABC):
     """Gets every frame with its panels. Only :meth:`close` gives the file its name: a ``with`` block that ends before
     leaves nothing."""
 
+    def __init__(self, path: Path, partial: Path) -> None:
+        self._path, self._partial = path, partial
+
+    @abstractmethod
     def add(self, seen: Seen, panels: list[np.ndarray]) -> None: ...
 
+    @abstractmethod
     def close(self) -> bool:
         """Finish the file; whether there is one, which takes a frame at least."""
-        ...
 
-    def __enter__(self) -> Self: ...
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Let go of the file, finished or not."""
 
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._let_go()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def open_recording(path: Path, source: str, fps: float) -> Recording:
@@ -58,11 +72,12 @@ def partial_beside(path: Path, option: str, source: str) -> Path:
     return path.with_name(f".partial-{path.name}")
 
 
-class Film:
+class Film(Recording):
     """An mp4 of the panels side by side, H.264, each frame at its own time."""
 
     def __init__(self, path: Path, partial: Path, fps: float) -> None:
-        self._path, self._partial, self._fps = path, partial, fps
+        super().__init__(path, partial)
+        self._fps = fps
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -94,18 +109,12 @@ class Film:
         self._partial.replace(self._path)
         return True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._container is not None:
-                self._container.close()
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def _let_go(self) -> None:
+        if self._container is not None:
+            self._container.close()
 
 
-class Rerun:
+class Rerun(Recording):
     """A recording for the rerun viewer: frames, features and depth, the camera's path, and points that stay.
 
     The world is the first camera's frame: x right, y down, z forward, in the units that the heads learned.
@@ -118,7 +127,7 @@ class Rerun:
             raise ValueError(
                 f"--save {path}: needs a package that is not installed: pip install 'interlace[rerun]' (rerun-sdk)"
             ) from None
-        self._path, self._partial = path, partial
+        super().__init__(path, partial)
         self._recording = self._rerun.RecordingStream("interlace")
         self._recording.save(str(self._partial))
         self._recording.log("world", self._rerun.ViewCoordinates.RDF, static=True)
@@ -147,15 +156,6 @@ class Rerun:
         self._let_go()
         self._partial.replace(self._path)
         return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._let_go()
-        finally:
-            self._partial.unlink(missing_ok=True)
 
     def _let_go(self) -> None:
         self._recording.flush()
