@@ -93,7 +93,7 @@ def test_the_last_line_that_says_something(tmp_path: Path) -> None:
 
 
 SLEEPING = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from interlace.launchers import cli, full_jobs
 
@@ -105,9 +105,11 @@ def sleep():
     Path(sys.argv[1]).write_text("began")
     time.sleep(60)
 
-cli.main = sleep  # in the processes too, which read this file
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
-if __name__ == "__main__":
+if __name__ != "__main__":  # in the processes, which read this file: one that Ctrl-C reaches can say no more
+    cli.main = sleep
+    signal.signal(signal.SIGINT, lambda *_: os._exit(2))
+else:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
     folder = Path(sys.argv[1])
     jobs = [full_jobs.Job(name, (full_jobs.Command((str(folder / name),), folder / "x"),)) for name in "ab"]
     full_jobs.run_jobs(jobs, full_jobs.Desk(folder), at_once=2)
