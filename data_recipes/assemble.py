@@ -159,9 +159,13 @@ class Assembler:
         self.errors.append(error_at(entry, ".".join([key, *map(str, rest)]), found=show(value), allowed=allowed))
 
     def tasks(self, node: Node, config: Any) -> dict[str, TaskRecipe] | None:
-        entries = {name: entry for name, entry in node.entries.items() if entry.value is not None or entry.bad}
+        known = one_of(self.sections.tasks)
+        entries = {
+            name: entry
+            for name, entry in node.entries.items()
+            if entry.value is not None or entry.bad or name not in self.sections.tasks
+        }
         if not entries:
-            known = one_of(self.sections.tasks)
             self.errors.append(error_at(node, "tasks", found="no task", allowed=f"one or more of {known}"))
             return None
         tasks: dict[str, TaskRecipe | None] = {}
@@ -169,7 +173,7 @@ class Assembler:
             if name in self.sections.tasks:
                 tasks[name] = self.task(entry, f"tasks.{name}", self.sections.tasks[name], config)
             else:
-                near, known = nearest(name, self.sections.tasks), one_of(self.sections.tasks)
+                near = nearest(name, self.sections.tasks)
                 error = error_at(entry, f"tasks.{name}", found="an unknown task", allowed=known, near=near)
                 self.errors.append(error)
                 tasks[name] = None

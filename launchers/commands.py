@@ -33,12 +33,17 @@ def check_recipe(
     """
     read = _read(recipe, changes)
     from interlace.data_recipes.check import summary
+    from interlace.pretrain.beginning import check_beginning
     from interlace.pretrain.train import SECTIONS
 
     from .prediction import Machines, predict, prediction_lines, prediction_tables
+    from .rehearsal import Stage
     from .tables import recipe_tables
 
     rows = summary(read, SECTIONS)
+    if read.backbone.init is not None or read.start_from is not None:
+        stage = Stage(read, 1)
+        check_beginning(read, stage.student, stage.teachers)
     console.print(f"{read.name}: nothing wrong; {read.engine.steps:,} steps", highlight=False)
     for table in recipe_tables(read, rows):
         console.print()

@@ -87,11 +87,18 @@ class Reader:
 
     def tensors(self, group: str) -> Iterator[tuple[str, Tensor]]:
         """The (name, tensor) pairs of a group, one at a time, on the CPU."""
+        return ((key, file.get_tensor(key)) for key, file in self._entries(group))
+
+    def shapes(self, group: str) -> Iterator[tuple[str, list[int]]]:
+        """The names and shapes of a group; no tensor is read."""
+        return ((key, file.get_slice(key).get_shape()) for key, file in self._entries(group))
+
+    def _entries(self, group: str) -> Iterator[tuple[str, Any]]:
         for name, facts in self._files.items():
             if facts["group"] == group:
                 with safe_open(self.folder / name, framework="pt") as file:
                     for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                        yield key, file.get_tensor(key)
+                        yield key, file
 
     def groups(self) -> set[str]:
         """The groups this checkpoint holds."""

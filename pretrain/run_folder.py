@@ -67,12 +67,11 @@ class RunFolder:
         """What the model sees, drawn at the start and at the end."""
         return self.root / "pictures"
 
-    def open(self, recipe: str, *, resume: bool) -> Path | None:
-        """Make the folder for a new run, or find the checkpoint to go on from.
+    def find(self, *, resume: bool) -> Path | None:
+        """The checkpoint to go on from, the newest; None at a run's beginning. Makes an empty folder, if any.
 
-        ``recipe``: the resolved recipe's text. Returns the newest checkpoint, or None at a run's beginning. Raises
-        :class:`FolderInUse` when the folder holds a run and ``resume`` is false, holds what no run begins with, or is a
-        file.
+        Raises :class:`FolderInUse` when the folder holds a run and ``resume`` is false, holds what no run begins with,
+        or is a file.
         """
         if self.root.exists() and not self.root.is_dir():
             raise FolderInUse(f"{self.root} is a file, not a folder; name another --run folder")
@@ -83,14 +82,21 @@ class RunFolder:
             raise FolderInUse(
                 f"{self.root} holds {foreign}, which no run begins with; name a new or an empty --run folder"
             )
-        for folder in (self.root, self.checkpoints, self.pictures):
-            folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = newest(self.checkpoints) if used else None
-        if checkpoint is None:
-            # A run that was cut before its first checkpoint left its recipe, which need not be the one that begins now.
-            _replace(self.recipe, recipe)
-            _replace(self.root / "environment.txt", environment())
-        return checkpoint
+        self.root.mkdir(parents=True, exist_ok=True)
+        return newest(self.checkpoints) if used else None
+
+    def begin(self, recipe: str, *, resume: bool) -> None:
+        """Make this the folder of a new run, once nothing can refuse the run any more: until now it holds nothing.
+
+        ``recipe``: the resolved recipe's text. Raises :class:`FolderInUse` where another run began here meanwhile.
+        """
+        # A run that was cut before its first checkpoint left its recipe, which need not be the one that begins now.
+        if self.recipe.exists() and not resume:
+            raise FolderInUse(f"{self.root}: another run began here meanwhile; name another --run folder")
+        for folder in (self.checkpoints, self.pictures):
+            folder.mkdir(exist_ok=True)
+        _replace(self.recipe, recipe)
+        _replace(self.root / "environment.txt", environment())
 
     def _foreign(self) -> str:
         """What lies first in the folder that is nothing of a run's; empty where there is nothing, or no folder."""

@@ -78,7 +78,7 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
             f"{path} was made with another recipe (the run's recipe.yaml shows it): resuming must change nothing that "
             "decides the weights; to begin anew from its weights, set start_from in a new run"
         )
-    require_its_backbone(reader, parts)
+    require_its_backbone(reader, parts.frozen.sha256 if parts.frozen else None)
     step = int(reader.state["step"])
     for task, sources in reader.state["cursors"].items():
         for source, cursor in feeds[task].cursors(step).items():
@@ -95,13 +95,12 @@ def load_checkpoint(path: Path, parts: Parts, digest: str, feeds: Mapping[str, F
     return step
 
 
-def require_its_backbone(reader: Reader, parts: Parts) -> None:
-    """BadCheckpoint unless both train their backbone, or have frozen the same.
+def require_its_backbone(reader: Reader, ours: str | None) -> None:
+    """BadCheckpoint unless both train their backbone, or have frozen the same, whose hash here is ``ours``.
 
     A checkpoint of a run on a frozen backbone holds the backbone's hash in place of its weights.
     """
     theirs = reader.state.get("frozen_backbone")
-    ours = parts.frozen.sha256 if parts.frozen else None
     if theirs == ours:
         return
     if ours is None or theirs is None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from interlace import backbone as backbones
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, FrozenBackbone
 from interlace.data_recipes.feed import Feed, MicroBatch
 from interlace.data_recipes.loader import Loader, interleaved
@@ -26,7 +25,7 @@ from interlace.data_recipes.schema import Recipe, Sections, TaskSpec
 from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
-from .beginning import begin_from
+from .beginning import begin_from, initial_backbone
 from .broken import BrokenSamples
 from .cosine import TaskGradients
 from .evaluate import PICTURED, HeldOut
@@ -44,6 +43,8 @@ from .student import Student
 from .teachers import Teachers
 from .watch import Watch
 from .zero import ZeroConfig, ZeroEngine
+
+Answer = TypeVar("Answer")
 
 #: Exit status after saving on SIGTERM: 128 + the signal's number, as shells have it.
 TERMINATED = 128 + signal.SIGTERM
@@ -130,7 +131,7 @@ class Run:
 def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer) -> Run:
     """Samples in their order, one model for all tasks, what it is measured on, and the measures before training."""
     ranks, engine = join(), recipe.engine
-    checkpoint = open_together(folder, recipe, ranks, resume)
+    checkpoint = told_to_all(ranks, lambda: folder.find(resume=resume))
 
     # The order of samples is a function of the seed and the step: no rank, worker or restart can change it.
     tasks = build_tasks(recipe, ranks)
@@ -143,6 +144,8 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
         measure_inputs(student, tasks, feeds, ranks)
     parts = build(recipe, student, ranks, guard)
     start = begin(recipe, checkpoint, parts, tasks, feeds)
+    if checkpoint is None:
+        told_to_all(ranks, lambda: folder.begin(recipe.to_yaml(), resume=resume))
 
     # Within a step the tasks' micro-batches follow each other in turn.
     loader = Loader(
@@ -253,13 +256,12 @@ def build_held_out(
 
 def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:
     """The backbone under the tasks' heads; without ``recipe.backbone.init`` it is drawn from ``recipe.seed`` alone."""
-    config = recipe.backbone.config
-    if recipe.backbone.init is not None:
-        backbone = backbones.load(recipe.backbone.init, **asdict(config))
-        return Student(FrozenBackbone.of(backbone) if recipe.backbone.frozen else backbone, tasks)
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        return Student(Backbone(config), tasks)
+    backbone = initial_backbone(recipe)
+    if backbone is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            backbone = Backbone(recipe.backbone.config)
+    return Student(backbone, tasks)
 
 
 def measure_inputs(student: Student, tasks: Mapping[str, Task], feeds: Mapping[str, Feed], ranks: Ranks) -> None:
@@ -323,18 +325,18 @@ def replay(file: Path) -> dict[str, float]:
     return replay_step(content, parts, recipe, ranks)
 
 
-def open_together(folder: RunFolder, recipe: Recipe, ranks: Ranks, resume: bool) -> Path | None:
-    """The first rank opens the run's folder; every rank learns the checkpoint, or the error."""
-    answer: list[object] = [None]
+def told_to_all(ranks: Ranks, work: Callable[[], Answer]) -> Answer:
+    """What the first rank's ``work`` gives, on every rank; or the OSError or ValueError that it raises."""
+    told: list[Any] = [None]
     if ranks.first:
         try:
-            answer = [folder.open(recipe.to_yaml(), resume=resume)]
+            told = [work()]
         except (OSError, ValueError) as error:
-            answer = [error]
-    dist.broadcast_object_list(answer)
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    return answer[0]  # type: ignore[return-value]
+            told = [error]
+    dist.broadcast_object_list(told)
+    if isinstance(told[0], Exception):
+        raise told[0]
+    return cast(Answer, told[0])
 
 
 @contextmanager

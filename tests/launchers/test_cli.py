@@ -174,10 +174,15 @@ def test_pretrain_wants_a_recipe_or_a_replay(
         assert "leave out --run and --resume" in capsys.readouterr().err
 
 
+def began(run: Path) -> None:
+    run.mkdir()
+    RunFolder(run).begin("name: other\n", resume=False)
+
+
 def test_a_used_folder_is_refused(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    RunFolder(tmp_path / "used").open("name: other", resume=False)
+    began(tmp_path / "used")
     before = sorted((tmp_path / "used").rglob("*"))
     assert run(monkeypatch, "pretrain", toy / "toy.yaml", "--run", tmp_path / "used") == 2
     assert re.fullmatch(r"interlace: \S+ already holds a run; go on with --resume, .*\n", capsys.readouterr().err)
@@ -188,7 +193,7 @@ def test_a_runs_folder_in_place_of_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    RunFolder(Path("used")).open("name: other", resume=False)
+    began(tmp_path / "used")
     assert run(monkeypatch, "check", "used") == 2
     error = capsys.readouterr().err
     assert re.fullmatch(r"interlace: used:1: recipe: found a folder; .*; did you mean used/recipe\.yaml\?\n", error)

@@ -13,11 +13,19 @@ from interlace.pretrain import run_folder
 from interlace.pretrain.run_folder import FolderInUse, RunFolder, append, environment, forget_after, rows
 
 
+def began(folder: RunFolder, recipe: str, *, resume: bool = False) -> Path | None:
+    """The checkpoint to go on from; the folder of a run that begins, where there is none."""
+    checkpoint = folder.find(resume=resume)
+    if checkpoint is None:
+        folder.begin(recipe, resume=resume)
+    return checkpoint
+
+
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert folder.open("name: a\n", resume=False) is None
+    assert began(folder, "name: a\n") is None
     with pytest.raises(FolderInUse, match="already holds a run; go on with --resume"):
-        folder.open("name: b\n", resume=False)
+        folder.find(resume=False)
     assert folder.recipe.read_text() == "name: a\n"
 
 
@@ -26,7 +34,7 @@ def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(tmp_path: Path) -
         (tmp_path / name).touch()
     for resume in (False, True):
         with pytest.raises(FolderInUse, match=r"holds beach\.jpg, which no run begins with; name a new or"):
-            RunFolder(tmp_path).open("name: a\n", resume=resume)
+            RunFolder(tmp_path).find(resume=resume)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beach.jpg", "slurm-7.out", "zebra.jpg"]
 
 
@@ -35,7 +43,7 @@ def test_somebodys_own_pictures_and_checkpoints_are_no_runs(name: str, tmp_path:
     """The run would overwrite the one and prune the other."""
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(FolderInUse, match=f"holds {name}, which no run begins with"):
-        RunFolder(tmp_path).open("name: a\n", resume=True)
+        RunFolder(tmp_path).find(resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]]
 
 
@@ -44,19 +52,29 @@ def test_somebodys_own_pictures_and_checkpoints_are_no_runs(name: str, tmp_path:
 )
 def test_what_schedulers_and_earlier_beginnings_leave_is_no_obstacle(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
-    RunFolder(tmp_path).open("name: a\n", resume=False)
+    began(RunFolder(tmp_path), "name: a\n")
     assert (tmp_path / "recipe.yaml").exists()
 
 
 def test_resume_begins_where_there_is_nothing_to_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert folder.open("name: a\n", resume=True) is None
+    assert began(folder, "name: a\n", resume=True) is None
     assert folder.recipe.exists()
+
+
+def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    for each in (first, second):
+        assert each.find(resume=False) is None
+    first.begin("name: a\n", resume=False)
+    with pytest.raises(FolderInUse, match="another run began here meanwhile"):
+        second.begin("name: b\n", resume=False)
+    assert first.recipe.read_text() == "name: a\n"
 
 
 def test_environment_names_packages(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.open("name: a\n", resume=False)
+    began(folder, "name: a\n")
     text = (tmp_path / "environment.txt").read_text()
     assert "torch==" in text
     assert "python 3" in text
@@ -107,19 +125,19 @@ def test_a_cut_while_rows_are_dropped_loses_none(tmp_path: Path, monkeypatch: py
 
 def test_a_run_cut_before_its_first_checkpoint_begins_with_the_recipe_given_now(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.open("name: a\n", resume=False)
-    assert folder.open("name: b\n", resume=True) is None
+    began(folder, "name: a\n")
+    assert began(folder, "name: b\n", resume=True) is None
     assert folder.recipe.read_text() == "name: b\n"
     checkpoint = folder.checkpoints / "step_00000001"
     checkpoint.mkdir()
     (checkpoint / "manifest.json").write_text("{}")
-    assert folder.open("name: c\n", resume=True) == checkpoint
+    assert began(folder, "name: c\n", resume=True) == checkpoint
     assert folder.recipe.read_text() == "name: b\n"
 
 
 def test_a_machine_without_git_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    RunFolder(tmp_path).open("name: a\n", resume=False)
+    began(RunFolder(tmp_path), "name: a\n")
     assert "revision unknown" in (tmp_path / "environment.txt").read_text()
 
 
