@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from interlace.data_recipes.worlds import drafts, render
 from interlace.data_recipes.worlds.demo import demo_folder
+from interlace.data_recipes.worlds.prepared import alone
 from interlace.data_recipes.worlds.rooms import ClipShape
 from interlace.data_recipes.worlds.scene import BACKGROUND
 
@@ -52,29 +52,25 @@ def prepare(
     """The folder of the world, drawn if it is not there whole; ``folder`` None: beside the demo's rooms.
 
     A clip whose first frame shows no object of :data:`LEAST_SHARE` is passed over for the next room's. ``backend``: a
-    GL backend or "rays"; found by trying if None. Of processes that draw it at once the first that ends is kept.
+    GL backend or "rays"; found by trying if None. Of processes that want it at once one draws and the others wait.
     """
     size = size or SIZE
     folder = demo_folder().parent / "vos_rooms" if folder is None else folder
     wanted = {"format": _FORMAT, "mujoco": version("mujoco"), **asdict(size)}
     if _is_whole(folder, wanted):
         return folder
-    backend = backend or render.find_backend()
-    say(render.describe(backend))
-    say(f"drawing {size.clips} clips of rooms into {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
-        drawn = Path(own) / "drawn"
+    with alone(folder, say):
+        if _is_whole(folder, wanted):
+            return folder
+        backend = backend or render.find_backend()
+        say(render.describe(backend))
+        say(f"drawing {size.clips} clips of rooms into {folder}")
+        drawn = folder.with_name(f".{folder.name}.partial")
+        for left in (drawn, folder):
+            shutil.rmtree(left, ignore_errors=True)
         _draw(drawn, size, backend)
         (drawn / _STATE).write_text(json.dumps(wanted))
-        if folder.exists() and not _is_whole(folder, wanted):
-            with suppress(FileNotFoundError):  # another process was faster
-                folder.rename(Path(own) / "old")
-        try:
-            drawn.rename(folder)  # fails where another has named its own
-        except OSError:
-            if not _is_whole(folder, wanted):
-                raise
+        drawn.rename(folder)
     return folder
 
 

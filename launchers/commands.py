@@ -98,7 +98,7 @@ def prepare_input(what: str, to: Path | None, console: Console, long: bool = Fal
         from interlace.data_recipes.worlds.questions_data import prepare_questions
 
         with Stages(console) as stages:
-            asked = prepare_questions(progress=stages)
+            asked = prepare_questions(progress=stages, say=lambda line: console.print(line, highlight=False))
         known = "made" if asked.made else "ready"
         counts = ", ".join(f"{count} clips in {name}" for name, count in asked.counts.items())
         console.print(f"questions {known}: {counts}, in {asked.folder}", highlight=False)

@@ -21,7 +21,7 @@ import numpy as np
 from ..shards import MANIFEST, SampleWriter
 from . import clusters, drafts, render
 from .assets import photographs
-from .prepared import Prepared, Progress, counts_of, digest_of, write_whole
+from .prepared import Prepared, Progress, alone, counts_of, digest_of, write_whole
 from .real import clip_fps, video_files
 from .rooms import LABELS, ClipShape
 from .tokenizer import train_tokenizer
@@ -119,25 +119,26 @@ def prepare_demo(
     changes no other dataset. ``settings`` stands in for ``seed`` and ``scale``. ``backend``: a GL
     backend or "rays"; found by trying if None. ``workers``: processes that draw; as many as cores, at most four, if
     None. A dataset that is complete and was made with the same settings is left alone, one made with others is made
-    again. A killed call leaves no half dataset, and the next goes on where it stopped. Workers are spawned: a script
-    calls this under ``if __name__ == "__main__":``. Raises
+    again. A killed call leaves no half dataset, and the next goes on where it stopped; of two at once one waits.
+    Workers are spawned: a script calls this under ``if __name__ == "__main__":``. Raises
     :class:`interlace.data_recipes.worlds.assets.MissingPackage` where the extra ``demo`` is not installed.
     """
     began = time.monotonic()
     folder = demo_folder() if folder is None else Path(folder)
     settings = settings or DemoSettings.scaled(seed, scale)
     plan = _plan(settings, long)
-    state = _read_state(folder)
-    wanted_kind = state.get("drawn") if backend is None else _kind(backend)
-    if state == _state(settings, wanted_kind) and not _missing(folder, plan) and _has_shared(folder):
+    if _is_whole(folder, settings, plan, backend):
         return _result(folder, plan, (), None, began)
-    backend = backend or render.find_backend()
-    say(render.describe(backend))
-    if state != _state(settings, _kind(backend)):
-        _clear(folder, _plan(settings, long=True))
-        write_whole(folder / STATE, (json.dumps(_state(settings, _kind(backend))) + "\n").encode())
-    made = _make(folder, settings, plan, backend, workers, progress or (lambda stage, done, total: None))
-    return _result(folder, plan, made, backend, began)
+    with alone(folder, say):
+        if _is_whole(folder, settings, plan, backend):
+            return _result(folder, plan, (), None, began)
+        backend = backend or render.find_backend()
+        say(render.describe(backend))
+        if _read_state(folder) != _state(settings, _kind(backend)):
+            _clear(folder, _plan(settings, long=True))
+            write_whole(folder / STATE, (json.dumps(_state(settings, _kind(backend))) + "\n").encode())
+        made = _make(folder, settings, plan, backend, workers, progress or (lambda stage, done, total: None))
+        return _result(folder, plan, made, backend, began)
 
 
 def _make(
@@ -206,6 +207,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
         return {}
     state: dict[str, Any] = json.loads(file.read_text())
     return state
+
+
+def _is_whole(folder: Path, settings: DemoSettings, plan: _Plan, backend: str | None) -> bool:
+    """Whether all of ``plan`` is there, made with these settings; ``backend`` None: however it was drawn."""
+    state = _read_state(folder)
+    drawn = state.get("drawn") if backend is None else _kind(backend)
+    return state == _state(settings, drawn) and not _missing(folder, plan) and _has_shared(folder)
 
 
 def _missing(folder: Path, plan: _Plan) -> list[str]:

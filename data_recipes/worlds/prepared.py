@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from ..shards import MANIFEST
 from .render import set_backend
 
@@ -64,6 +66,25 @@ def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     manifest: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return manifest
+
+
+@contextmanager
+def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Of processes that prepare ``folder`` at once, one at a time: what is missing is asked for inside.
+
+    The others wait, and say so. A process that is killed holds nobody up.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process is preparing {folder}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(file: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ the one and held-out rooms in the other; clips that answer no question are left 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from . import render
 from .assets import photographs
 from .demo import demo_folder
 from .drafts import HELD_OUT_ROOMS
-from .prepared import Prepared, Progress, counts_of, digest_of, drawing, not_made
+from .prepared import Prepared, Progress, alone, counts_of, digest_of, drawing, not_made
 from .questions import Asked, ask, balanced
 from .render import Renderer
 from .rooms import ClipShape
@@ -79,6 +80,7 @@ def prepare_questions(
     *,
     settings: QuestionSettings | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = print,
     backend: str | None = None,
     workers: int | None = None,
 ) -> Prepared:
@@ -96,18 +98,22 @@ def prepare_questions(
             settings.held_out_scenes,
         ),
     }
-    missing = not_made(folder, sides, settings.digest)
     photographs()  # says what is not installed, before anything is drawn
-    backend = backend or (render.find_backend() if missing else render.RAYS)
-    if missing:
-        (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other settings' words
-    for name in missing:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        numbers, scenes = sides[name]
-        jobs = [_Job(number, scenes, name.endswith("held_out"), settings, name, backend) for number in numbers]
-        _write(folder / name, jobs, settings, workers, progress)
-    if not (folder / TOKENIZER).exists():
-        train_tokenizer(_lines(folder / "questions_train"), folder / TOKENIZER)
+    missing = not_made(folder, sides, settings.digest)
+    if not missing and (folder / TOKENIZER).exists():
+        return Prepared(folder, counts_of(folder, sides), ())
+    with alone(folder, say):
+        missing = not_made(folder, sides, settings.digest)
+        backend = backend or (render.find_backend() if missing else render.RAYS)
+        if missing:
+            (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other settings' words
+        for name in missing:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            numbers, scenes = sides[name]
+            jobs = [_Job(number, scenes, name.endswith("held_out"), settings, name, backend) for number in numbers]
+            _write(folder / name, jobs, settings, workers, progress)
+        if not (folder / TOKENIZER).exists():
+            train_tokenizer(_lines(folder / "questions_train"), folder / TOKENIZER)
     return Prepared(folder, counts_of(folder, sides), tuple(missing))
 
 

@@ -22,7 +22,7 @@ from ..sample import Episode, Sample
 from ..shards import SampleWriter
 from . import render
 from .demo import TOKENIZER, demo_folder
-from .prepared import Prepared, Progress, counts_of, digest_of, drawing, not_made
+from .prepared import Prepared, Progress, alone, counts_of, digest_of, drawing, not_made
 from .table import ACTION_SIZE, FPS, HORIZON, INSTRUCTIONS, Instruction, Table, TableCamera, draw_layout, possible
 from .table_experts import OVER, expert
 from .tokenizer import train_tokenizer
@@ -187,15 +187,19 @@ def prepare_table(
     sides["table_held_out"] = range(HELD_OUT_EPISODES, HELD_OUT_EPISODES + settings.held_out)
     sides[GLANCES] = range(GLANCE_EPISODES, GLANCE_EPISODES + settings.glances)
     missing = not_made(folder, sides, settings.digest)
-    if missing:
-        (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other instructions' words
-        backend = backend or render.find_backend()
-        say(render.describe_table(backend))
-    for name in missing:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        _write(folder / name, sides[name], settings, str(backend), workers, progress)
-    if not (folder / TOKENIZER).exists():
-        train_tokenizer({one.text for one in INSTRUCTIONS.values()}, folder / TOKENIZER)
+    if not missing and (folder / TOKENIZER).exists():
+        return Prepared(folder, counts_of(folder, sides), ())
+    with alone(folder, say):
+        missing = not_made(folder, sides, settings.digest)
+        if missing:
+            (folder / TOKENIZER).unlink(missing_ok=True)  # perhaps of other instructions' words
+            backend = backend or render.find_backend()
+            say(render.describe_table(backend))
+        for name in missing:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            _write(folder / name, sides[name], settings, str(backend), workers, progress)
+        if not (folder / TOKENIZER).exists():
+            train_tokenizer({one.text for one in INSTRUCTIONS.values()}, folder / TOKENIZER)
     return Prepared(folder, counts_of(folder, sides), tuple(missing))
 
 
