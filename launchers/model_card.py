@@ -140,6 +140,7 @@ def _use(card: Card) -> str:
     )
     layers = ", layers=heads.layers" if heads else ""
     read = "\n        geometry = heads(features)" if heads else ""
+    saved = " with its heads" if heads else ""
     stream = (
         "with torch.no_grad(), model.stream(1, height, width, window=16) as stream:\n"
         "    for frame in camera:  # uint8 [1, 1, 3, height, width], multiples of the patch\n"
@@ -153,7 +154,12 @@ def _use(card: Card) -> str:
         f"model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval(){heads}\n"
         "processor = AutoImageProcessor.from_pretrained(FOLDER, trust_remote_code=True)\n"
         'output = model(processor(videos=frames)["pixel_values"])  # .patches, .pooler_output, .last_hidden_state\n'
-        f"{stream}```\n\n{times} `interlace.backbone.load(FOLDER)` reads the folder too."
+        f"{stream}```\n\n{times} `interlace.backbone.load(FOLDER)` reads the folder too.\n\n"
+        "`output_hidden_states=True` gives the tokens of the embedding and of every block, all before the final "
+        "LayerNorm; `return_dict=False` a tuple; there is no `output_attentions`. The processor takes `size=128`, the "
+        "shorter side in pixels, rounded to whole patches; its `image_mean`, `image_std`, `do_resize` and "
+        "`do_rescale` are those of training, and other values are refused. `model.save_pretrained(OTHER)` saves the "
+        f"model{saved}, `processor.save_pretrained(OTHER)` the processor; copy this card and the licence yourself."
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from ..folder import EXPORTED, FIELDS, PREFIX, plain_state, write_tensors
 from ..locate import CONFIG, WEIGHTS
 from ..model import Backbone
+from ..preprocess import MEAN, STD
 from ..weights import to_transformers
 from .sources import flatten
 
@@ -88,6 +89,8 @@ def write_model(
         "size": None if size is None else {"shortest_edge": size},
         "patch_size": backbone.config.patch_size,
         "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
     }
     write_json(folder / "preprocessor_config.json", processor)
     for name, part in heads.items():

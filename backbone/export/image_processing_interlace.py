@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,11 +14,22 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from ..preprocess import MEAN, STD, fit, normalise
 
+#: What transformers' own processors let their user change. The model and a stream prepare uint8 in this way, whatever a
+#: processor says, and were trained on it.
+_FIXED = {
+    "image_mean": list(MEAN),
+    "image_std": list(STD),
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_center_crop": False,
+}
+
 
 class Settings(TypedDict, total=False):
     """What ``from_pretrained`` may change."""
 
-    size: dict[str, int] | None
+    size: dict[str, int] | int | None
     patch_size: int
     do_normalize: bool
 
@@ -26,22 +37,32 @@ class Settings(TypedDict, total=False):
 class InterlaceImageProcessor(ImageProcessingMixin):
     """Pillow images, arrays or tensors -> ``pixel_values``.
 
-    ``size``: {"shortest_edge": s} or {"height": h, "width": w}, see :func:`fit`; None keeps the size, rounded to whole
-    patches. ``do_normalize`` false leaves uint8, which a stream and the model normalise themselves.
+    ``size``: {"shortest_edge": s}, or s for short, or {"height": h, "width": w}, see :func:`fit`; None keeps the size,
+    rounded to whole patches. ``do_normalize`` false leaves uint8, which a stream and the model normalise themselves.
+    ``image_mean``, ``image_std`` and the like are there to be read: ValueError for any other value than theirs.
     """
 
     model_input_names = ("pixel_values",)
     valid_kwargs = Settings
-    image_mean, image_std = MEAN, STD
 
     def __init__(
-        self, size: dict[str, int] | None = None, patch_size: int = 16, do_normalize: bool = True, **kwargs: Any
+        self, size: dict[str, int] | int | None = None, patch_size: int = 16, do_normalize: bool = True, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**_FIXED, **kwargs})
         self.size = size
         self.patch_size = patch_size
         self.do_normalize = do_normalize
         _fitted_size(size)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # transformers sets what a file or a caller says as an attribute, whatever the class does with it.
+        found = list(value) if isinstance(value, tuple) else value
+        if name in _FIXED and found != _FIXED[name]:
+            raise ValueError(
+                f"processor: {name} {value}: the backbone was trained with {_FIXED[name]}, which a stream keeps to; "
+                f"leave {name} out"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, images: Any = None, **kwargs: Any) -> BatchFeature:
         """As :meth:`preprocess`."""
@@ -52,7 +73,7 @@ class InterlaceImageProcessor(ImageProcessingMixin):
         images: Any = None,
         *,
         videos: Any = None,
-        size: dict[str, int] | None = None,
+        size: dict[str, int] | int | None = None,
         do_normalize: bool | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
@@ -80,14 +101,16 @@ class InterlaceImageProcessor(ImageProcessingMixin):
         return BatchFeature({"pixel_values": normalise(pixels) if wanted_floats else pixels})
 
 
-def _fitted_size(size: dict[str, int] | None) -> int | tuple[int, int] | None:
+def _fitted_size(size: Any) -> int | tuple[int, int] | None:
     if size is None:
         return None
-    if set(size) == {"shortest_edge"}:
-        return size["shortest_edge"]
-    if set(size) == {"height", "width"}:
-        return size["height"], size["width"]
-    raise ValueError(f"processor: size {size}: allowed are shortest_edge, or height and width")
+    named = size if isinstance(size, Mapping) else {"shortest_edge": size}
+    if all(isinstance(side, int) and side > 0 for side in named.values()):
+        if set(named) == {"shortest_edge"}:
+            return int(named["shortest_edge"])
+        if set(named) == {"height", "width"}:
+            return named["height"], named["width"]
+    raise ValueError(f"processor: size {size}: allowed are shortest_edge, or height and width, in pixels, or a number")
 
 
 def _clips(videos: Any) -> list[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, load, load_with_report, normalise
 from interlace.backbone.export import Heads, flatten, modeling_interlace, new_folder, write_model
 from interlace.backbone.export.configuration_interlace import InterlaceConfig
+from interlace.backbone.export.image_processing_interlace import InterlaceImageProcessor
 from interlace.backbone.preprocess import fit
 from interlace.tasks.frames import resize
 from interlace.tasks.geometry.heads import GeometryHeads
@@ -75,6 +76,7 @@ def expected(backbone: Backbone, plain: Backbone, heads: nn.Module) -> dict[str,
         "pixels": pixels,
         "tokens": torch.cat([*prefix, features.patches.flatten(2, 3)], 2),
         "layer": features.layers[0],
+        "embedded": backbone.embedding(pixels, (0,), None).unflatten(1, (4, -1)),
         "stream": features.patches,
         "depth": geometry.depth,
         "poses": geometry.poses,
@@ -83,6 +85,7 @@ def expected(backbone: Backbone, plain: Backbone, heads: nn.Module) -> dict[str,
         "long_camera": tokens[:, :, 1],
         "picture": picture,
         "picture_pixels": normalise(torch.from_numpy(resize(picture.permute(1, 2, 0)[None].numpy(), (32, 48)))),
+        "small_pixels": normalise(torch.from_numpy(resize(picture.permute(1, 2, 0)[None].numpy(), (16, 16)))),
         "plain": plain(pixels[:, :1]).cls[:, 0],
     }
 
@@ -99,8 +102,9 @@ def use(exported: Path, room: Path, cache: Path) -> dict[str, Any]:
 def check(found: dict[str, Any]) -> None:
     assert found["there"] == []
     assert (found["training"], found["dtype"], found["hidden_size"]) == (False, "torch.float32", 32)
-    assert len(found["apart"]) == 14
+    assert len(found["apart"]) == 21
     assert max(found["apart"].values()) <= CLOSE, found["apart"]
+    assert (found["states"], found["pair"]) == (3, "tuple")
     assert found["long"] == LONG
     assert found["processors"] == ["InterlaceImageProcessor"] * 2
     assert found["sizes"] == [[1, 3, 32, 64], [1, 3, 3, 32, 48]]
@@ -109,7 +113,13 @@ def check(found: dict[str, Any]) -> None:
     assert told["weights"].endswith("weights do not fit the config: missing: backbone.blocks.1.norm2.bias")
     assert told["heads"].endswith("no 'captioning' heads were exported with this backbone; there are: geometry")
     assert told["lost"].endswith("again: no heads/geometry.json, which its config.json promises")
-    assert told["dtype"].startswith("frames: expected float [B, T, 3, H, W], found torch.int64")
+    assert told["promised"] == told["lost"]
+    assert told["gone"].endswith("moved: no heads/geometry.json, which its config.json promises")
+    assert told["pushed"] == "save_pretrained: push_to_hub leaves the heads behind; call model.push_to_hub(NAME)"
+    assert not found["saved"]
+    assert told["attentions"].startswith("output_attentions: attention is computed without its matrix")
+    assert told["mean"].startswith("processor: image_mean [0.5, 0.5, 0.5]: the backbone was trained with [0.485, 0.456")
+    assert told["dtype"].startswith("frames: expected uint8 or float [B, T, 3, H, W], or photographs [B, 3, H, W]")
     assert re.match(r"processor: 2 inputs become .*: give them one by one, or size=", told["sizes"])
     assert told["nothing"] == "processor: give images or videos, one of them"
     assert told["channels"].startswith("processor: ndarray uint8 [3, 32, 32]: allowed are Pillow images, uint8 arrays")
@@ -250,7 +260,104 @@ def test_heads_of_a_model_on_the_hub_are_those_of_its_revision(exported: Path, m
     model.config._commit_hash = "4f2c"
     model.load_heads("geometry")
     assert {revision for _, revision in asked} == {"4f2c"}
-    assert [name for name, _ in asked] == ["heads/geometry.json", "heads.GeometryHeads", "heads/geometry.safetensors"]
+    assert [name for name, _ in asked] == ["heads/geometry.json", "heads/geometry.safetensors", "heads.GeometryHeads"]
+
+
+def model_of(backbone: Backbone) -> Any:
+    """As transformers makes an exported backbone, whose forward it does not type."""
+    model = modeling_interlace.InterlaceModel(InterlaceConfig(interlace=backbone.config.to_json()))
+    model.backbone.load_state_dict(backbone.state_dict())
+    return model
+
+
+def test_hidden_states_are_the_tokens_of_the_embedding_and_of_every_block() -> None:
+    """Asked for at the call or by the config, of clips and photographs, also under checkpoints; otherwise not kept."""
+    backbone = lively(tiny(activation_checkpointing=True))
+    model, clip = model_of(backbone), normalise(uint8(2, 3, 3, 32, 48))
+    features = backbone(clip, layers=[0, 1])
+    output = model(clip, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.hidden_states[0].flatten(1, 2), backbone.embedding(clip, (0,), None))
+    for index, state in enumerate(output.hidden_states[1:]):
+        assert torch.equal(state[:, :, backbone.config.prefix_tokens :], features.layers[index].flatten(2, 3))
+    assert torch.equal(backbone.norm(output.hidden_states[-1]), output.last_hidden_state)
+    output.hidden_states[-1].sum().backward()
+    assert model.backbone.embedding.cls_token.grad is not None
+    assert model(clip).hidden_states is None
+    assert not any(module._forward_hooks for module in model.modules())
+    model.config.output_hidden_states = True
+    photograph = model(clip[:, 0])
+    assert [state.shape for state in photograph.hidden_states] == [photograph.last_hidden_state.shape] * 3
+    assert model(clip, output_hidden_states=False).hidden_states is None
+
+
+def test_a_tuple_has_the_fields_that_are_there() -> None:
+    model, picture = model_of(lively(tiny())), uint8(1, 3, 32, 48)
+    named = model(picture, layers=[1], output_hidden_states=True)
+    found = model(picture, layers=[1], output_hidden_states=True, return_dict=False)
+    assert isinstance(found, tuple)
+    for index, field in enumerate(("last_hidden_state", "pooler_output")):
+        assert torch.equal(found[index], named[field])
+    assert len(found[2]) == 3
+    assert torch.equal(found[-1][1], named.layers[1])
+    model.config.return_dict = False
+    assert isinstance(model(picture), tuple)
+    assert model(picture, return_dict=True).keys() >= {"last_hidden_state", "pooler_output"}
+
+
+def test_attention_that_nobody_computes_is_refused() -> None:
+    model, picture = model_of(lively(tiny())), uint8(1, 3, 32, 48)
+    with pytest.raises(ValueError, match=r"^output_attentions: .* without its matrix; leave it out$"):
+        model(picture, output_attentions=True)
+    model.config._output_attentions = True  # as from_pretrained(..., output_attentions=True) does
+    with pytest.raises(ValueError, match="output_attentions"):
+        model(picture)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(1, 1, 3, 32, 48, dtype=torch.int64), torch.zeros(3, 32, 48)], ids=["int64", "no batch"]
+)
+def test_frames_that_do_not_fit_are_told_without_interlace(wrong: Tensor) -> None:
+    model = model_of(lively(tiny()))
+    line = r"^frames: expected uint8 or float \[B, T, 3, H, W\], or photographs [^\n]*; the processor makes them$"
+    with pytest.raises(ValueError, match=line):
+        model(wrong)
+    if wrong.ndim == 5:
+        with model.stream(1, 32, 48, window=2) as stream, pytest.raises(ValueError, match=line):
+            stream(wrong)
+
+
+def test_the_processor_takes_a_size_as_transformers_do() -> None:
+    processor, picture = InterlaceImageProcessor(patch_size=8), uint8(3, 40, 60)
+    whole = processor(picture, size={"shortest_edge": 16})["pixel_values"]
+    assert whole.shape == (1, 3, 16, 24)
+    assert torch.equal(processor(picture, size=16)["pixel_values"], whole)
+    assert torch.equal(InterlaceImageProcessor(size=16, patch_size=8)(picture)["pixel_values"], whole)
+    for wrong in (0, "16", {"height": 16}, {"shortest_edge": -8}, {"height": 16, "width": 1.5}):
+        with pytest.raises(ValueError, match=r"^processor: size .*: allowed are shortest_edge, or height and width"):
+            processor(picture, size=wrong)
+
+
+@pytest.mark.parametrize("told", [{"image_mean": [0.5] * 3}, {"image_std": (1, 1, 1)}, {"do_resize": False}], ids=str)
+def test_a_processor_that_would_do_otherwise_than_training_is_refused(
+    exported: Path, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    """In its file, at loading or afterwards; what is there to be read may be said again."""
+    file = tmp_path / "preprocessor_config.json"
+    fields = json.loads((exported / "model" / file.name).read_text())
+    assert (fields["image_mean"], fields["image_std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    file.write_text(json.dumps(fields))
+    processor = InterlaceImageProcessor.from_pretrained(tmp_path)
+    ((name, value),) = told.items()
+    line = rf"^processor: {name} .*: the backbone was trained with .*; leave {name} out$"
+    with pytest.raises(ValueError, match=line):
+        InterlaceImageProcessor.from_pretrained(tmp_path, **told)
+    with pytest.raises(ValueError, match=line):
+        setattr(processor, name, value)
+    file.write_text(json.dumps({**fields, **told}))
+    with pytest.raises(ValueError, match=line):
+        InterlaceImageProcessor.from_pretrained(tmp_path)
+    assert processor.image_mean == [0.485, 0.456, 0.406]
 
 
 def test_code_names_modules_not_packages() -> None:

@@ -116,6 +116,9 @@ def test_the_card_tells_of_the_run(tmp_path: Path) -> None:
         "| geometry | abs_rel ↓ | 0.500 | 0.200 | 0.300 | +0.050 to +0.100 | 12 |",
         "Weights: my own terms, v1. Code: Apache-2.0.",
         "    path: streets",
+        "there is no `output_attentions`.",
+        "`do_resize` and `do_rescale` are those of training, and other values are refused.",
+        "`model.save_pretrained(OTHER)` saves the model, `processor.save_pretrained(OTHER)` the processor;",
     ):
         assert line in card
     assert "private" not in card
