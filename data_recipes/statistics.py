@@ -15,6 +15,8 @@ RESAMPLINGS, COVERAGE = 2000, 0.95
 _AT_ONCE = 1 << 24
 #: Decimals of a difference as text: so many, or as many as its smallest number needs, up to the most.
 _DECIMALS, _MOST_DECIMALS = 3, 6
+#: An interval of equal groups is so wide by rounding, at most.
+_ROUNDING = 1e-9
 
 
 def scene(key: str) -> str:
@@ -63,6 +65,11 @@ def bounds(draws: np.ndarray) -> tuple[float, float]:
     tail = (1 - COVERAGE) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def width(low: float, high: float) -> float:
+    """Of an interval; 0 but for rounding where all groups are alike, and resampling has nothing to tell."""
+    return high - low if high - low > _ROUNDING else 0.0
 
 
 def verdict(low: float, high: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from interlace.data_recipes.randomness import generator
-from interlace.data_recipes.statistics import bounds, resampled, signed, verdict
+from interlace.data_recipes.statistics import bounds, resampled, signed, verdict, width
 
 from .result import Facts, Result, read, read_pictures
 
@@ -134,12 +135,10 @@ def _labels(columns: Sequence[_Column]) -> list[str]:
 
 
 def _cell(each: Result, first: Result | None) -> str:
-    text = "{:.3f} [{:.3f}, {:.3f}]".format(each.value, *each.interval)
     if first is None or list(first.groups) != list(each.groups):
-        return text
+        return each.text
     found = gain([(each, first)])
-    value, low, high = signed(found.value, found.low, found.high)
-    return f"{text}; {found.verdict} by {value} [{low}, {high}]"
+    return f"{each.text}; {found.verdict} by {found.text}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,14 @@ class Gain:
     @property
     def verdict(self) -> str:
         return verdict(self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        """Difference and interval, as in "+0.120 [+0.041, +0.205]"; of units that all differ alike there is none."""
+        value, low, high = signed(self.value, self.low, self.high)
+        if math.isinf(self.low) or math.isinf(self.high):
+            return f"{value} (of one alone)"
+        return f"{value} (all alike)" if not width(self.low, self.high) else f"{value} [{low}, {high}]"
 
 
 def gain(pairs: Sequence[tuple[Result, Result]]) -> Gain:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interlace.data_recipes.statistics import bounds, finite, ratio, resampled, scene
+from interlace.data_recipes.statistics import bounds, finite, ratio, resampled, scene, width
 
 KIND, VERSION = "interlace.results", 1
 #: Units that hold several samples, whose keys begin with the unit's name: see :func:`scene`.
@@ -97,6 +97,20 @@ class Result:
     def interval(self) -> tuple[float, float]:
         """Bounds of the value, units resampled; of a single unit infinite."""
         return bounds(resampled(self.sums, self.counts))
+
+    @property
+    def text(self) -> str:
+        """Value and interval, as in "0.717 [0.600, 0.833]".
+
+        Of units that are all alike, resampling tells nothing about the next one, and neither does a single unit: both
+        are said in place of the interval.
+        """
+        low, high = self.interval
+        if self.n == 1:
+            return f"{self.value:.3f} (one {self.facts.unit})"
+        if not width(low, high):
+            return f"{self.value:.3f} (all {self.n} {self.facts.unit}s alike)"
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
 
     @property
     def n(self) -> int:

@@ -84,9 +84,9 @@ def run_full(run: Path, seed: int, plan: Plan, console: Console) -> None:
     """Do all that is not done yet in ``run``, and write the page.
 
     Goes on where a killed call stopped. What failed stops what needs it and nothing else; all failures are raised at
-    the end as a ValueError, once the page is written. Raises ValueError, before anything is done, for a file, a run
-    without a backbone of its own and one with another seed; and for a folder whose stages were made with another
-    backbone.
+    the end as a ValueError, once the page is written. Raises ValueError, before anything is done, for a file, a folder
+    of other files, a run without a backbone of its own and one with another seed; and for a folder whose stages were
+    made with another backbone.
     """
     run = run.resolve()
     _demand_usable(run)
@@ -239,6 +239,9 @@ def _demand_usable(run: Path) -> None:
         raise ValueError(f"{run}: a file; --run names a folder, in which everything is kept")
     if (run / ENDED).is_dir() and not (run / "backbone").is_dir():
         raise ValueError(f"{run}: a run that trained no backbone of its own; give the run that did, or a new folder")
+    from interlace.pretrain.run_folder import RunFolder
+
+    RunFolder(run).find(resume=True)  # holds a run, or nothing that is not of one
 
 
 def _same_seed(run: Path, seed: int) -> None:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from interlace import backbone as backbones
 from interlace.data_recipes.broken import read_samples
+from interlace.data_recipes.errors import RecipeErrors
 from interlace.data_recipes.recipe import resolve
 from interlace.data_recipes.schema import Recipe
 from interlace.data_recipes.sources import open_source
@@ -39,10 +40,12 @@ STREAM_FRAMES, SHOWN = 64, 10
 def report(run: Path) -> Path:
     """Write ``report.html`` into a run's folder. Raises ValueError where the folder holds no run."""
     folder = RunFolder(run)
-    for file in (folder.recipe, folder.metrics, folder.evaluations):
+    if not folder.recipe.is_file():
+        raise ValueError(f"{run} holds no run: it has no {folder.recipe.name}; give the folder that --run named")
+    for file in (folder.metrics, folder.evaluations):
         if not file.is_file():
-            raise ValueError(f"{run} holds no run: it has no {file.name}; give the folder that --run named")
-    recipe = resolve(folder.recipe.read_text(), SECTIONS, file=str(folder.recipe))
+            raise ValueError(f"{run}: a run that has taken no step yet: it has no {file.name}; go on with --resume")
+    recipe = _recipe_of(folder)
     metrics, rows = read_rows(folder.metrics), read_rows(folder.evaluations)
     table = gains(rows)
     frames = first_frames(recipe)
@@ -76,6 +79,17 @@ def report(run: Path) -> Path:
     partial.write_text(page)
     partial.replace(target)
     return target
+
+
+def _recipe_of(folder: RunFolder) -> Recipe:
+    try:
+        return resolve(folder.recipe.read_text(), SECTIONS, file=str(folder.recipe))
+    except RecipeErrors as errors:
+        errors.add_note(
+            f"{folder.root} was made by another version of Interlace, with other keys in its recipes, or its recipe "
+            "was changed: its environment.txt names the revision that reads it"
+        )
+        raise
 
 
 def draw(

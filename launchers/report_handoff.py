@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from interlace.data_recipes.statistics import signed
-from interlace.eval.compare import Gain, gain
+from interlace.eval.compare import gain
 from interlace.eval.result import Result, read
+from interlace.eval.subjects import PIXELS
 from interlace.pretrain.run_folder import RunFolder
 from interlace.pretrain.run_folder import rows as read_rows
 
@@ -31,22 +32,16 @@ from .tables import arrow
 if TYPE_CHECKING:
     from .full_jobs import Job
 
+#: What a cell says of a gain, which is coloured by its first word.
+VERDICTS = ("better", "worse", "no different", "unknown", "reference")
 #: Wrong answers that are shown, and films of successes and of failures.
 SHOWN_ANSWERS, SHOWN_FILMS = 12, 3
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells of text, and what the last column's verdict is."""
-
-    cells: tuple[str, ...]
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
     columns: tuple[str, ...]
-    rows: list[Row]
+    rows: list[tuple[str, ...]]
 
 
 @dataclass
@@ -83,6 +78,7 @@ def write_page(run: Path, planned: Sequence[Stage], desk: Desk) -> Path:
         written=time.strftime("%Y-%m-%d %H:%M"),
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         jobs=[(job, job.name in ended, desk.seconds(job) / 60) for job in jobs.values()],
+        verdicts=VERDICTS,
         stages=[(stage, took(stage, desk)) for stage in whole],
         commands=[str(command) for job in jobs.values() for command in job.commands if job.name in ended],
         sections=[make() for names, make in made.items() if ended.issuperset(names)],
@@ -100,14 +96,11 @@ def pretraining(run: Path) -> Section:
     table = Table(
         ("task", "measure", "start", "value", "blind", "gain, 95%", "verdict"),
         [
-            Row(
-                (
-                    row["task"],
-                    f"{row['measure']} {arrow(row['better'])}",
-                    *(f"{row[key]:.3f}" for key in ("start", "value", "blind")),
-                    "[{}, {}]".format(*signed(row["low"], row["high"])),
-                    row["verdict"],
-                ),
+            (
+                row["task"],
+                f"{row['measure']} {arrow(row['better'])}",
+                *(f"{row[key]:.3f}" for key in ("start", "value", "blind")),
+                "[{}, {}]".format(*signed(row["low"], row["high"])),
                 row["verdict"],
             )
             for row in gains(rows)
@@ -126,7 +119,7 @@ def pretraining(run: Path) -> Section:
 def exported(folder: Path, desk: Desk, job: Job) -> Section:
     """What is in the exported folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    rows = [Row((str(path.relative_to(folder)), f"{path.stat().st_size / 2**10:,.0f} KiB")) for path in files]
+    rows = [(str(path.relative_to(folder)), f"{path.stat().st_size / 2**10:,.0f} KiB") for path in files]
     return Section(
         "Export",
         "AutoModel.from_pretrained(FOLDER, trust_remote_code=True) loads it, without Interlace, under transformers "
@@ -138,13 +131,14 @@ def exported(folder: Path, desk: Desk, job: Job) -> Section:
 def probes(results: Path) -> Section:
     """Fresh heads on the frozen backbone, on random weights of its shape, and on pixels."""
     found = [each for name in ("probe", "vos") for each in read(results / f"{name}.json")]
-    mine = found[0].facts.subject
-    initial = next(each.facts.subject for each in found if each.facts.subject.startswith("untrained"))
+    subjects = list(dict.fromkeys(each.facts.subject for each in found))
+    mine = subjects[0]
+    initial = next(each for each in subjects if each.startswith("untrained"))
     return Section(
         "Probes",
         "The same small heads, with the same budget, learn from the frozen backbone, from random weights of the same "
         "shape, and from raw pixels. Units (rooms, sequences) are resampled in pairs.",
-        [compared(found, mine, initial)],
+        [compared(found, mine, [initial, PIXELS] if PIXELS in subjects else [initial])],
         pictures=[("Value and 95% interval of all.", inline(png(chart(found)))), *_beside(results, ("probe", "vos"))],
     )
 
@@ -168,13 +162,13 @@ def answers(seeing: Path, blind: Path) -> Section:
     spread = [wrong[place * len(wrong) // SHOWN_ANSWERS] for place in range(min(SHOWN_ANSWERS, len(wrong)))]
     failures = Table(
         ("kind", "question", "true", "said"),
-        [Row((one["kind"], one["prompt"], one["answer"], one["said"])) for one in spread],
+        [(one["kind"], one["prompt"], one["answer"], one["said"]) for one in spread],
     )
     return Section(
         "VLM",
         "Exact answers to questions about rooms that were never trained on, beside a model of the same kind that was "
         "trained without images.",
-        [compared(found, seeing.name, blind.name), failures],
+        [compared(found, seeing.name, [blind.name]), failures],
         small=f"{len(wrong)} of {len(said)} answers are wrong; the second table has some of them.",
         pictures=_drawn(seeing),
     )
@@ -190,15 +184,18 @@ def policies(seeing: Path, blind: Path) -> Section:
         "VLA",
         "Share of episodes that were done, in closed loop on layouts that were never trained on, beside a policy "
         "that was trained without images.",
-        [compared(found, seeing.name, blind.name)],
+        [compared(found, seeing.name, [blind.name])],
         films=[(path.stem.replace("_", " "), video(path)) for path in films],
     )
 
 
-def compared(found: Sequence[Result], mine: str, blind: str) -> Table:
-    """A row for each measure of ``mine``: value, that of ``blind``, the gain in pairs, and all others beside."""
+def compared(found: Sequence[Result], mine: str, controls: Sequence[str]) -> Table:
+    """A row for each measure of ``mine``: its value, that of each control with the gain in pairs, and all others.
+
+    The first of ``controls`` was measured wherever ``mine`` was.
+    """
     subjects = dict.fromkeys(each.facts.subject for each in found)
-    others = [name for name in subjects if name not in (mine, blind)]
+    others = [name for name in subjects if name not in (mine, *controls)]
     cells: dict[tuple[str, str, str], dict[str, Result]] = {}
     for each in found:
         key = (each.facts.protocol, each.facts.data_hash, each.measure)
@@ -206,34 +203,27 @@ def compared(found: Sequence[Result], mine: str, blind: str) -> Table:
         cells.setdefault(key, {}).setdefault(each.facts.subject, each)
     several = len({protocol for protocol, _, _ in cells}) > 1
     rows = [
-        _row(protocol.partition(" (")[0] if several else "", by, mine, blind, others)
+        _row(protocol.partition(" (")[0] if several else "", by, mine, controls, others)
         for (protocol, _, _), by in cells.items()
-        if mine in by and blind in by
+        if mine in by and controls[0] in by
     ]
-    return Table(("", mine, blind, "gain, 95%", *others, "n", "verdict"), rows)
+    beside = [title for control in controls for title in (control, "gain, 95%", "verdict")]
+    return Table(("", mine, *beside, *others, "n"), rows)
 
 
-def _row(protocol: str, by: Mapping[str, Result], mine: str, blind: str, others: Sequence[str]) -> Row:
+def _row(
+    protocol: str, by: Mapping[str, Result], mine: str, controls: Sequence[str], others: Sequence[str]
+) -> tuple[str, ...]:
     value = by[mine]
-    difference: Gain = gain([(value, by[blind])])
     name = f"{protocol}: {value.measure}" if protocol else value.measure
-    return Row(
-        (
-            f"{name} {arrow(value.better)}",
-            _value(value),
-            _value(by[blind]),
-            "{} [{}, {}]".format(*signed(difference.value, difference.low, difference.high)),
-            *(_value(by[other]) if other in by else "" for other in others),
-            f"{value.n} {value.facts.unit}s",
-            difference.verdict,
-        ),
-        difference.verdict,
-    )
-
-
-def _value(found: Result) -> str:
-    low, high = found.interval
-    return f"{found.value:.3f} [{low:.3f}, {high:.3f}]"
+    cells = [f"{name} {arrow(value.better)}", value.text]
+    for control in controls:
+        if control in by:
+            difference = gain([(value, by[control])])
+            cells += [by[control].text, difference.text, difference.verdict]
+        else:
+            cells += [""] * 3
+    return (*cells, *(by[other].text if other in by else "" for other in others), f"{value.n} {value.facts.unit}s")
 
 
 def _beside(results: Path, stems: Sequence[str]) -> list[tuple[str, str]]:

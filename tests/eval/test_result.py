@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_units_are_summed_and_resampled_whole() -> None:
     assert found.value == pytest.approx(values.mean())
     assert found.interval == pytest.approx(interval(values, units))
     assert (found.samples, found.n, found.of) == (40, 7, 7)
+
+
+def test_units_that_are_all_alike_have_no_interval() -> None:
+    assert scored([1.0] * 5).text == "1.000 (all 5 scenes alike)"
+    assert scored([1.0]).text == "1.000 (one scene)"
+    assert re.fullmatch(r"0\.500 \[0\.\d{3}, \d\.\d{3}\]", scored([1.0, 0.0, 0.5, 0.5]).text)
+    better = gain([(scored([1.0] * 5), scored([0.25] * 5))])
+    assert (better.text, better.verdict) == ("+0.750 (all alike)", "better")
+    alone = gain([(scored([1.0]), scored([0.5]))])
+    assert (alone.text, alone.verdict) == ("+0.500 (of one alone)", "unknown")
 
 
 def test_weights_are_pixels_and_columns_are_classes() -> None:

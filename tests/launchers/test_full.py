@@ -212,6 +212,11 @@ def test_what_can_be_no_run_is_refused_before_anything_is_done(tmp_path: Path, c
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ValueError, match=r"clip\.mp4: a file; --run names a folder"):
         run_full(tmp_path / "clip.mp4", 0, Plan(), console)
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "beach.jpg").touch()
+    with pytest.raises(ValueError, match=r"album holds beach\.jpg, which no run begins with"):
+        run_full(tmp_path / "album", 0, Plan(), console)
+    assert [path.name for path in (tmp_path / "album").iterdir()] == ["beach.jpg"]
     (tmp_path / "vlm" / "heads").mkdir(parents=True)
     with pytest.raises(ValueError, match="vlm: a run that trained no backbone of its own"):
         run_full(tmp_path / "vlm", 0, Plan(), console)

@@ -17,6 +17,7 @@ from PIL import Image
 from toy_recipe import interlace
 
 from interlace.data_recipes import Sample, SampleWriter
+from interlace.data_recipes.errors import RecipeErrors
 from interlace.eval.result import Facts, Scores, result, write
 from interlace.launchers import charts
 from interlace.launchers.pictures import KINDS, MOST, doubt, picture_groups
@@ -47,6 +48,19 @@ def test_every_section_is_there(page: str) -> None:
     assert headings(page) == SECTIONS
     shown = re.findall(r"<h3>(.*?)</h3>", page)
     assert {"Depth", "Camera path from above", "Features over a clip", "Nearest neighbours"} <= set(shown)
+
+
+def test_what_is_no_run_or_of_another_version_is_told(toy_run: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copy(toy_run[0] / "recipe.yaml", tmp_path)
+    with pytest.raises(ValueError, match=r"has taken no step yet: it has no metrics\.jsonl; go on with --resume"):
+        report(tmp_path)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        shutil.copy(toy_run[0] / name, tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("engine:\n", "engine:\n  elders: 1\n", 1))
+    with pytest.raises(RecipeErrors, match=r"recipe\.yaml:\d+: engine\.elders: found an unknown key") as errors:
+        report(tmp_path)
+    assert "another version of Interlace" in errors.value.__notes__[0]
 
 
 def test_films_without_truth_are_drawn_and_not_measured(page: str, toy_run: tuple[Path, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from interlace.eval.result import Facts, Result, Scores, result, write
 from interlace.launchers.full import HOME, Plan, Stage, stages
 from interlace.launchers.full_jobs import Desk
-from interlace.launchers.report_handoff import Row, compared, write_page
+from interlace.launchers.report_handoff import compared, write_page
 from interlace.pretrain.run_folder import append
 
 UNITS = [f"unit-{k}" for k in range(30)]
@@ -106,11 +106,28 @@ def test_only_what_ran_has_a_section(run: Path) -> None:
 
 def test_values_stand_beside_their_control_with_the_interval_of_the_gain() -> None:
     found = [*pair(("vla", "vla_blind", "scripted expert"), "policy/success"), scored("vla", 0.1, "alone", "other")]
-    table = compared(found, "vla", "vla_blind")
-    assert table.columns == ("", "vla", "vla_blind", "gain, 95%", "scripted expert", "n", "verdict")
+    table = compared(found, "vla", ["vla_blind"])
+    assert table.columns == ("", "vla", "vla_blind", "gain, 95%", "verdict", "scripted expert", "n")
     (row,) = table.rows
-    assert isinstance(row, Row)
-    assert re.fullmatch(r"0\.7\d\d \[0\.\d{3}, 0\.\d{3}\]", row.cells[1]) or row.cells[1].startswith("0.6")
-    assert row.cells[3] == "+0.200 [+0.200, +0.200]"
-    assert row.cells[5:] == ("30 rooms", "better")
-    assert compared(found, "vla_blind", "vla").rows[0].verdict == "worse"
+    assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", row[1])
+    assert row[3:5] == ("+0.200 (all alike)", "better")
+    assert row[6] == "30 rooms"
+    assert compared(found, "vla_blind", ["vla"]).rows[0][4] == "worse"
+
+
+def test_a_second_control_has_a_verdict_of_its_own(run: Path) -> None:
+    found = [
+        *pair(("mine", "untrained", "raw pixels"), "probe"),
+        *(
+            scored(name, value, "pose", "probe")
+            for name, value in (("mine", 0.6), ("untrained", 0.5), ("raw pixels", 0.9))
+        ),
+        *pair(("mine", "untrained"), "probe", "depth"),
+    ]
+    table = compared(found, "mine", ["untrained", "raw pixels"])
+    assert table.columns[2:8] == ("untrained", "gain, 95%", "verdict", "raw pixels", "gain, 95%", "verdict")
+    assert [(row[4], row[7]) for row in table.rows] == [("better", "better"), ("better", "worse"), ("better", "")]
+    page = write_page(run, *recorded(run)).read_text()
+    assert (
+        page.count('<td class="better">better</td>') == 5
+    )  # a held-out measure, and two probes beside two controls each
