@@ -34,7 +34,8 @@ class Shown:
 
 @dataclass
 class Album:
-    """All test samples of one measurement. ``names``: of the classes. ``title``: what is told, such as a label."""
+    """All test samples of one measurement. ``names``: of the classes. ``title``: what is told, such as a label.
+    ``unit``: of depths and camera centres."""
 
     kind: Kind
     title: str
@@ -42,6 +43,7 @@ class Album:
     better: Literal["higher", "lower"]
     names: Sequence[str] = ()
     shown: list[Shown] = field(default_factory=list)
+    unit: str = "metres"
 
     def chosen(self) -> list[tuple[str, int]]:
         """(what it is, its place) of the best, the middle and the worst sample by their scores."""

@@ -195,9 +195,10 @@ def _check(kind: Kind, recording: Recording) -> None:
 
 
 def _album(suite: Suite, alignment: Alignment) -> Album:
+    unit = "metres" if suite.unit == "room" else "the data set's unit"
     if suite.kind == "depth":
-        return Album("depth", f"depth, {ALIGNED[alignment]}", "abs_rel", "lower")
-    return Album("pose", "path of the camera, one similarity a sequence", "ate", "lower")
+        return Album("depth", f"depth, {ALIGNED[alignment]}", "abs_rel", "lower", unit=unit)
+    return Album("pose", "path of the camera, one similarity a sequence", "ate", "lower", unit=unit)
 
 
 def _shown(name: str, recording: Recording, said: Said, error: DepthError | PoseError) -> Shown:

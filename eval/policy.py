@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from interlace.data_recipes.randomness import generator
+from interlace.tasks.lettering import BLUE, ORANGE, Colour, lettered
 
 from .frozen import DataHash
 from .result import Facts, Result, Scores, result
@@ -152,6 +153,8 @@ def _carry_out(world: World, actor: Actor, frames: list[np.ndarray]) -> bool:
     return False
 
 
+#: Pixels that the longer side of a film's pictures has at least: simulators draw small ones.
+SIDE = 256
 #: What :class:`Films` writes, whole or not.
 _FILM = re.compile(r"(done|failed)_.+_\d+\.mp4|\.(done|failed)_.+_\d+\.mp4\.partial")
 
@@ -179,21 +182,33 @@ class Films:
             path = self.folder / f"{word}_{last.name}_{tried.number}.mp4"
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
-            _write_video(tried.frames, partial, self.fps)
+            _write_video(tried, partial, self.fps)
             partial.replace(path)
             self.written.append(path)
 
 
-def _write_video(frames: np.ndarray, path: Path, fps: float) -> None:
+def _write_video(tried: Attempt, path: Path, fps: float) -> None:
+    """Its pictures, enlarged without blur, above what there was to do and whether that was done."""
     import av
 
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])  # yuv420p wants even sides
+    _, rows, columns, _ = tried.frames.shape
+    factor = -(-SIDE // max(rows, columns))
+    below = np.asarray(lettered(_outcome(tried), columns * factor, 3))
+    height, width = (side // 2 * 2 for side in (rows * factor + len(below), columns * factor))  # as yuv420p wants them
     with av.open(str(path), "w", format="mp4") as video:
         stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames[:, :height, :width]:
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        for frame in tried.frames:
+            whole = np.concatenate((frame.repeat(factor, 0).repeat(factor, 1), below))
+            even = np.ascontiguousarray(whole[:height, :width])
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         video.mux(stream.encode(None))
+
+
+def _outcome(tried: Attempt) -> list[tuple[str, Colour]]:
+    """A line for each order that was begun, with its colour: done or failed."""
+    done = [(f"done: {order.text}", BLUE) for order in tried.orders[: tried.done]]
+    return done + [(f"failed: {order.text}", ORANGE) for order in tried.orders[tried.done : tried.done + 1]]
 
 
 def attempts(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def answer_questions(
 
     ``subject`` is the model's own frozen backbone with the model's name; it is hashed before and after. ``seed``: of
     the training run. ``missing``: key -> why of samples that are left out. Scenes are resampled, not questions, and two
-    models are compared question by question within them. Raises ValueError where no question has one right answer.
+    models are compared question by question within them. What was found beside is ``guessing``, the value of a guess
+    among balanced answers. Raises ValueError where no question has one right answer.
     """
     questions = questions_of(samples)
     hashed = DataHash()
@@ -65,9 +67,19 @@ def answer_questions(
         seed=seed,
         missing=missing or {},
     )
-    found = []
+    found, worth = [], guessing(answers)
     for kind in ["all", *sorted({one.kind for one in answers})]:
         chosen = [place for place, one in enumerate(answers) if kind in ("all", one.kind)]
         units = [scene(answers[place].key) for place in chosen]
-        found.append(result(Scores.of(kind, "higher", units, [marks[place] for place in chosen]), facts))
+        chance = replace(facts, found={"guessing": round(float(np.mean([worth[place] for place in chosen])), 3)})
+        found.append(result(Scores.of(kind, "higher", units, [marks[place] for place in chosen]), chance))
     return found, answers
+
+
+def guessing(answers: Sequence[Answer]) -> list[float]:
+    """How likely a guess is right: one of the answers to the question's kind, or of the two that the question names."""
+    known: dict[str, set[str]] = {}
+    for one in answers:
+        known.setdefault(one.kind, set()).add(one.answer)
+    named = [re.search(rf"\b{re.escape(one.answer)}\b", one.prompt) is not None for one in answers]
+    return [1 / (2 if names else len(known[one.kind])) for one, names in zip(answers, named, strict=True)]

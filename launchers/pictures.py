@@ -32,24 +32,34 @@ KINDS = (
     Kind(
         r"geometry_(.+)_depth",
         "Depth",
-        "Frame, true depth (blue is near, red is far), predicted depth in the same colours, relative error. "
+        "Frame, true depth (blue is near, red is far), predicted depth in the same colours, relative error; below them "
+        "what the colours stand for. "
         "White: no truth there; frame and prediction alone: no truth at all.",
         measures=r"geometry/(abs_rel|delta_1\.25)",
     ),
     Kind(
         r"geometry_(.+)_camera",
         "Camera path from above",
-        "Black: truth. Orange: prediction. Squares: the first frame.",
+        "Black: truth. Orange: prediction. Squares: the first frame. The axes tell their unit.",
         layout="small",
         measures=r"geometry/(rotation_degrees|translation_error)",
     ),
     Kind(
         r"captioning",
         "Captions, signs and boxes",
-        "Under each frame the question, the model's answer in red, the true one in green.",
+        "Under each frame the question, the model's answer and the truth. Blue: the truth, its box, a right answer. "
+        "Orange: a wrong one, or a box with its overlap with the true one. Grey: a caption, of which many are right.",
         caption="",
         layout="wide",
         measures=r"captioning/.+",
+    ),
+    Kind(
+        r"vlm",
+        "Questions and answers",
+        "Under each clip or image the question, the model's answer (blue: right, orange: wrong) and the truth.",
+        caption="",
+        layout="wide",
+        measures=r"vlm/.+",
     ),
     Kind(
         r"pca_(\d+)",
@@ -60,14 +70,14 @@ KINDS = (
     Kind(
         r"neighbours",
         "Nearest neighbours",
-        "Left: a held-out frame. Right of it: those whose frozen CLS is nearest.",
+        "Framed: a held-out frame. Right of it: those whose frozen CLS is nearest, the nearest first.",
         caption="",
         measures=r"ssl/knn",
     ),
     Kind(
         r"clusters_(.+)",
         "Neighbours by cluster embedding",
-        "Left: a held-out sample. Right of it: those nearest in what cluster discrimination compares.",
+        "Framed: a held-out sample. Right of it: those nearest in what cluster discrimination compares.",
         caption="{0} bank",
         measures=r"clusters/recall_.+",
     ),

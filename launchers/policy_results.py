@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from .result_file import Out
+from .result_file import Out, result_file
 
 if TYPE_CHECKING:
     from interlace.data_recipes.action_scale import ActionScale
@@ -129,10 +129,10 @@ def run_policy(
     from .policy_pictures import overview
 
     where = check_device(device)
+    out = result_file(out, run / RESULTS, "policy")
     task, eyes = load_vla(run, backbone)
     subject, say = FrozenBackbone(eyes.to(where), run.name), teller(console)
     policy = Policy(task.to(where), eyes, scale=ActionScale("stated", *REACH), name="robot table")
-    out = out or run / RESULTS / "policy.json"
     drawn_with = render.find_backend()
     say(render.describe_table(drawn_with))
     render.set_backend(drawn_with)
@@ -153,7 +153,7 @@ def run_policy(
         if chains:
             in_a_row, chained = compare(chain_world, sides, chains, say=say)
             results += in_a_row
-    keep(results, str(run), subject, out, "policy", console, lambda: [overview(results)])
+    keep(results, subject, out, "policy", console, lambda: [overview(results)])
     console.print(f"{_done(tried)}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)
     if chains:
         console.print(_in_a_row(chained), highlight=False, markup=False)
@@ -199,13 +199,13 @@ def run_simulator(
     from .policy_pictures import overview
 
     where = check_device(device)
+    out = result_file(out, run / RESULTS, f"policy-{on}")
     world, count, scale = open_simulator(on, data, sequences, suite, episodes)
     task, eyes = load_vla(run, backbone)
     if on == "simpler":
         task.scale.demand_near(BRIDGE, world.name)
     subject = FrozenBackbone(eyes.to(where), run.name)
     policy = Policy(task.to(where), eyes, scale=scale, name=world.name)
-    out = out or run / RESULTS / f"policy-{on}.json"
     films = Films(out.with_suffix(".videos"), world.fps)
     ending: Any = closing(world) if hasattr(world, "close") else nullcontext()
     with subject.held(), policy, ending:
@@ -213,7 +213,7 @@ def run_simulator(
     who = Who(subject.name, subject.digest, run_seed(str(run)))
     chained = len(tried[0].orders) > 1
     results = (chains if chained else success)(world, tried, who)
-    keep(results, str(run), subject, out, f"policy-{on}", console, lambda: [overview(results)])
+    keep(results, subject, out, f"policy-{on}", console, lambda: [overview(results)])
     found = {who.name: tried}
     text = _in_a_row(found) if chained else _done(found)
     console.print(f"{text}; videos of {len(films.written)} in {films.folder}", highlight=False, markup=False)

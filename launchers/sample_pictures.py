@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .charts import COLOURS
-from .result_pictures import WHITE, legend_of, paint_classes, paint_depths
+from .result_pictures import WHITE, depth_ends, legend_of, paint_classes, paint_depths
 
 if TYPE_CHECKING:
     from interlace.eval.album import Album, Kind, Shown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WORST = 0.5
 #: Classes: how many samples of the best, the middle and the worst are shown.
 ASKED = 2
-RIGHT, WRONG = "#197a43", "#b3341f"
+RIGHT, WRONG = "#005aaa", "#c85000"
 _TITLES: dict[Kind, str] = {
     "classes": "Classes",
     "segmentation": "Segmentation",
@@ -30,10 +30,10 @@ _TITLES: dict[Kind, str] = {
     "propagation": "Masks over time",
 }
 _NOTES: dict[Kind, str] = {
-    "classes": "Under each frame the truth and what was answered: green is right, red is wrong.",
+    "classes": "Under each frame the truth and what was answered: blue with ✓ is right, orange with ✗ is wrong.",
     "segmentation": "Frame, truth and predictions, in the same colours. White: no class there.",
-    "depth": "Frame, truth, and for each the prediction in the truth's colours and its relative error, black 0 to "
-    f"yellow {WORST:.0%} and more. White: no truth there.",
+    "depth": "Frame, truth, and for each the prediction and its relative error. All depths of a row share the colours "
+    "told below the truth. White: no truth there.",
     "pose": "Right and forward of the first camera, seen from above. Black: truth. Squares: the first frame.",
     "propagation": "Masks over the frames, a colour an object. The first frame's mask was given.",
 }
@@ -132,14 +132,18 @@ def _scores(axes: Sequence[Axes], samples: Sequence[Shown]) -> None:
 def _depth(parts: _Parts) -> Figure:
     rows = _rows(parts)
     figure, axes = _grid(len(rows), 2 + 2 * len(parts), 1.7, 1.7 * _side(rows[0][1][0]) + 0.3)
-    titles = [title for name in parts for title in (name, "its error")]
+    unit = next(iter(parts.values()))[0].unit
+    titles = [title for name in parts for title in (name, f"its error\nblack 0, yellow {WORST:.0%}+")]
     for axis, title in zip(axes[0], ("frame", "truth", *titles), strict=True):
         axis.set_title(title, fontsize=8)
     for line, (word, samples) in zip(axes, rows, strict=True):
         _label(line[0], word, samples[0])
         line[0].imshow(samples[0].frames[-1])
         truth = samples[0].truth
-        painted = paint_depths([truth, *(each.guess for each in samples)])
+        maps = [truth, *(each.guess for each in samples)]
+        painted = paint_depths(maps)
+        low, high = depth_ends(maps)
+        line[1].set_xlabel(f"blue {low:.1f}, red {high:.1f} {unit}", fontsize=7)
         for axis, colours in zip((line[1], *line[2::2]), painted, strict=True):
             axis.imshow(colours, interpolation="nearest")
         for axis, each in zip(line[3::2], samples, strict=True):
@@ -158,7 +162,7 @@ def _paint_error(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def _pose(parts: _Parts) -> Figure:
     """A column a sample: its first frame, and the paths below, each column on a scale of its own."""
-    rows = _rows(parts)
+    rows, unit = _rows(parts), next(iter(parts.values()))[0].unit
     figure = Figure(figsize=(3.2 * len(rows), 5.2 + 0.16 * len(parts)), layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False, height_ratios=(1, 2))
     for (top, below), (word, samples) in zip(axes.T, rows, strict=True):
@@ -173,8 +177,8 @@ def _pose(parts: _Parts) -> Figure:
             below.plot(*centres[0, [0, 2]], "s", color=colour, markersize=6)
         below.set_aspect("equal", adjustable="datalim")
         below.tick_params(labelsize=7)
-        below.set_xlabel("right", fontsize=7)
-        below.set_ylabel("forward", fontsize=7)
+        below.set_xlabel(f"right, {unit}", fontsize=7)
+        below.set_ylabel(f"forward, {unit}", fontsize=7)
         below.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
 
@@ -197,8 +201,8 @@ def _classes(parts: _Parts) -> Figure:
             lines = [(f"truth: {_class(names, first.truth)}", "black")]
             for subject, theirs in parts.items():
                 said = theirs[number].shown[place]
-                colour = RIGHT if int(said.guess) == int(said.truth) else WRONG
-                lines.append((f"{subject}: {_class(names, said.guess)}", colour))
+                mark, colour = ("✓", RIGHT) if int(said.guess) == int(said.truth) else ("✗", WRONG)
+                lines.append((f"{mark} {subject}: {_class(names, said.guess)}", colour))
             for below, (text, colour) in enumerate(lines):
                 # In points: a share of the axes would grow with them, into the row below.
                 axis.annotate(

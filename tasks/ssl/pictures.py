@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from interlace.backbone import Backbone, normalise
 from interlace.data_recipes import Sample
 
+from ..lettering import BLACK, BLUE, lettered
 from .measures import cls_features, directions, probe
 from .options import SslOptions
 
 #: Side of a frame in a picture, pixels; the gap between frames.
 CELL, GAP = 112, 4
+#: Pixels between queries and their neighbours, and of the line around a query.
+APART, FRAME = 16, 4
 #: Frames of a clip in a picture, clips drawn, queries, neighbours of a query.
 FRAMES, CLIPS, QUERIES, NEIGHBOURS = 8, 3, 6, 5
 
@@ -70,7 +73,22 @@ def neighbours_picture(backbone: Backbone, clips: Sequence[np.ndarray]) -> Image
     for query in evenly(len(clips), QUERIES):
         near = similarity[query].topk(min(NEIGHBOURS, len(clips) - 1)).indices.tolist()
         rows.append([clips[place][len(clips[place]) // 2] for place in [query, *near]])
-    return grid(rows)
+    return neighbours_grid(rows)
+
+
+def neighbours_grid(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
+    """Pictures [3, h, w] uint8 under a heading, the first of each row, the query, framed in blue and set apart."""
+    queries, near = grid([row[:1] for row in rows]), grid([row[1:] for row in rows])
+    pen = ImageDraw.Draw(queries)
+    for top in range(0, queries.height, CELL + GAP):
+        pen.rectangle((0, top, CELL - 1, top + CELL - 1), outline=BLUE, width=FRAME)
+    heads = [lettered([(text, BLACK)], CELL, 1) for text in ("query", "nearest first")]
+    left, below = CELL + APART, heads[0].height
+    sheet = Image.new("RGB", (left + near.width, below + near.height), "white")
+    for head, page, x in zip(heads, (queries, near), (0, left), strict=True):
+        sheet.paste(head, (x, 0))
+        sheet.paste(page, (x, below))
+    return sheet
 
 
 def evenly(count: int, wanted: int) -> list[int]:

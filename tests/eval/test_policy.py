@@ -21,6 +21,7 @@ from interlace.data_recipes.worlds.table import HORIZON, INSTRUCTIONS, REACH, Ta
 from interlace.data_recipes.worlds.table_episodes import HELD_OUT_EPISODES
 from interlace.eval import policy_table
 from interlace.eval.policy import (
+    SIDE,
     Attempt,
     Films,
     Order,
@@ -39,6 +40,7 @@ from interlace.eval.policy import (
 from interlace.eval.policy_table import TEXTS, Expert, Replay, Rival, TableChains, TableEpisodes, compare
 from interlace.eval.result import Result, read
 from interlace.launchers.policy_pictures import overview
+from interlace.tasks.lettering import LINE, MARGIN
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tasks")]
 
@@ -178,8 +180,19 @@ def test_successes_and_failures_are_filmed(tmp_path: Path) -> None:
     assert [file.name for file in films.written] == names
     lengths = [len(Video(file, file.name).times) for file in films.written]
     assert lengths == [2, 3, 6, 6]
-    assert Video(films.written[0], "video").read().shape[1:] == (6, 6, 3)  # sides of a video are even
     assert all(len(each.frames) == 1 for each in kept)
+
+
+def test_films_are_large_and_tell_what_was_to_do_and_whether_it_was_done(tmp_path: Path) -> None:
+    films = Films(tmp_path, 4.0)
+    attempts(Counting("1", "6", "16"), Does(1), range(3), films=films)
+    done, failed, both = (Video(file, file.name).read() for file in films.written)
+    factor = -(-SIDE // 7)
+    assert done.shape == (2, 6 * factor + LINE + 2 * MARGIN, 7 * factor // 2 * 2, 3)  # sides of a video are even
+    assert both.shape[1] == done.shape[1] + LINE
+    below = [film[-1, 6 * factor + MARGIN :].astype(int) for film in (done, failed, both)]
+    blue, orange = ([(words[..., one] - words[..., 2 - one]).max() > 60 for words in below] for one in (2, 0))
+    assert (blue, orange) == ([True, False, True], [False, True, True])
 
 
 def test_films_are_of_this_measurement_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

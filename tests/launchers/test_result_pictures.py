@@ -9,7 +9,8 @@ import numpy as np
 from interlace.eval.album import Album, Shown
 from interlace.eval.compare import collect, collect_pictures
 from interlace.eval.result import Facts, Result, Scores, result, write
-from interlace.launchers.result_pictures import chart, paint_classes, paint_depths
+from interlace.eval.vlm import Answer, guessing
+from interlace.launchers.result_pictures import chart, depth_ends, paint_classes, paint_depths
 from interlace.launchers.results_page import write_page
 from interlace.launchers.sample_pictures import RIGHT, WRONG, draw_albums, overlay
 
@@ -38,6 +39,37 @@ def test_a_chart_shows_values_intervals_and_rates() -> None:
     assert rates.get_title(loc="left") == "top-1: every rate on val"
     assert [list(line.get_ydata()) for line in rates.lines] == [[0.25, 0.75]] * 2
     assert len(chart([scored("A", [0.0, 1.0])]).axes) == 1
+
+
+def policy(measure: str, values: list[float], protocol: str, unit: str = "episode") -> Result:
+    facts = Facts(protocol=protocol, data="D", unit=unit, subject="P", backbone_hash="", data_hash="")
+    return result(Scores.of(measure, "higher", [f"{k}" for k in range(len(values))], values), facts)
+
+
+def test_measures_of_one_kind_share_their_axis_and_its_zero_is_marked() -> None:
+    gains = [policy("all, above A", [-1, -1, 0], "policy/above"), policy("all, above B", [1, 1, 0.5], "policy/above")]
+    lengths = policy("length, above A", [4.0, 5], "policy/above", "chain")
+    axes = chart([*gains, lengths, policy("all", [0.25, 0.5], "policy/success"), scored("A", [0.25, 0.5])]).axes
+    first, second, chains, share, other = (axis.get_xlim() for axis in axes[:5])
+    assert first == second
+    assert first[0] < -1 < 1 < first[1] < 2
+    assert chains[0] < 0 < 5 < chains[1]
+    assert share[0] < 0 < 1 < share[1] < 1.1
+    assert other[0] > 0.2
+    zeros = [[line for line in axis.lines if list(line.get_xdata()) == [0, 0]] for axis in axes[:5]]
+    assert [len(found) for found in zeros] == [1, 1, 1, 1, 0]
+
+
+def test_guessing_is_marked_where_answers_are_balanced() -> None:
+    asked = [("sign", "what does it say?", word) for word in ("GO", "P", "ZOO")]
+    asked += [("nearer", f"which is nearer, the {one} or the mug?", one) for one in ("red box", "chair", "cone")]
+    asked += [("moved", "does the nozzle move?", word) for word in ("yes", "no")]
+    answers = [Answer("k", *one, "") for one in asked]
+    np.testing.assert_allclose(guessing(answers), [1 / 3] * 3 + [1 / 2] * 5)
+    axis = chart([scored("A", [0.0, 1.0], {"guessing": 0.333})]).axes[0]
+    assert axis.get_xlabel() == "dashed: guessing, 0.333"
+    assert [0.333, 0.333] in [list(line.get_xdata()) for line in axis.lines]
+    assert chart([scored("A", [0.0, 1.0])]).axes[0].get_xlabel() == ""
 
 
 def test_classes_have_colours_of_their_own_and_the_ignored_is_white() -> None:
@@ -93,24 +125,28 @@ def test_samples_shown_are_the_best_the_middle_and_the_worst_and_the_caption_say
     for axis, k in zip(truths, (0, 3, 6), strict=True):
         np.testing.assert_array_equal(axis.images[0].get_array(), paint_classes(TOLD["segmentation"](k)[0]))
     depth = np.array(pictures["depth"].figure.axes).reshape(3, 6)
-    assert [axis.get_title() for axis in depth[0]] == ["frame", "truth", "mine", "its error", "raw pixels", "its error"]
+    error = "its error\nblack 0, yellow 50%+"
+    assert [axis.get_title() for axis in depth[0]] == ["frame", "truth", "mine", error, "raw pixels", error]
+    ends = ["blue {:.1f}, red {:.1f} metres".format(*depth_ends([TOLD["depth"](k)[0]])) for k in (0, 3, 6)]
+    assert [line[1].get_xlabel() for line in depth] == ends
     assert [line[0].get_ylabel() for line in depth] == [
         f"{w}: 0.{k}00\nroom-{k}" for w, k in (("best", 0), ("middle", 3), ("worst", 6))
     ]
     paths = pictures["pose"].figure.axes[3:]
     for axis, k in zip(paths, (0, 3, 6), strict=True):
         assert [line.get_xdata()[0] for line in axis.lines[::2]] == [k, k + 0.5, k + 0.5]
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("right, metres", "forward, metres")
     assert len(pictures["propagation"].figure.axes) == 3 * (1 + 2)  # a line for the truth and for each
 
 
-def test_right_names_are_green_and_wrong_ones_red() -> None:
+def test_right_names_are_blue_and_wrong_ones_orange() -> None:
     (picture,) = draw_albums({"mine": [told("classes")]})
     texts = [(text.get_text(), text.get_color()) for axis in picture.figure.axes for text in axis.texts]
     assert texts[:4] == [
         ("truth: even", "black"),
-        ("mine: even", RIGHT),
+        ("✓ mine: even", RIGHT),
         ("truth: odd", "black"),
-        ("mine: even", WRONG),
+        ("✗ mine: even", WRONG),
     ]
     assert [axis.get_title() for axis in picture.figure.axes] == [
         "best: 0.00",

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from language import build, options, sample, text, write_tokenizer
-from PIL import Image, ImageFont
+from PIL import Image
 
 from interlace.tasks.captioning import Captioning
 from interlace.tasks.captioning.blind import Blind, _kept_apart, count_answers, fit_text_only, median_box
 from interlace.tasks.captioning.decoder import answer_loss, batch_rows, build_decoder, no_visual
 from interlace.tasks.captioning.measures import Reply, ask, measures
 from interlace.tasks.captioning.options import BlindOptions
-from interlace.tasks.captioning.pictures import SIDE, fitted
-from interlace.tasks.captioning.texts import questions_of
+from interlace.tasks.captioning.pictures import SIDE, judged
+from interlace.tasks.captioning.texts import KINDS, questions_of
 from interlace.tasks.captioning.tokenizer import read_tokenizer
+from interlace.tasks.lettering import BLUE, GREY, LINE, MARGIN, ORANGE, fitted, lettered
 
 
 @pytest.fixture(scope="module")
@@ -219,19 +220,32 @@ def test_pictures(model_file: Path, tmp_path: Path) -> None:
         assert task.pictures(backbone, [sample(0, [])], tmp_path, "start") == []
     assert path.name == "start_captioning.png"
     sheet = np.asarray(Image.open(path))
-    assert sheet.shape == (256 + 7 * 16, 3 * 264 - 8, 3)
-    picture = sheet[:256, 264:520]
-    top, side = 64, np.arange(64, 191)
-    assert (picture[top, side] == (0, 150, 60)).all()  # the true box's upper edge
-    assert (sheet[256:] != 255).any()
+    assert sheet.shape[1] == 3 * (SIDE + 8) - 8
+    picture = sheet[:, SIDE + 8 : 2 * SIDE + 8]
+    rows = (picture == BLUE).all(-1).sum(1)
+    height = round(SIDE * 20 / 24)
+    assert rows[:height].argmax() in (height // 4, height // 4 + 1)  # the true box's upper edge
+    assert rows[height:].any()  # and the truth in words
+
+
+def test_answers_are_judged_in_words_and_colours(model_file: Path) -> None:
+    questions = questions_of(read_tokenizer(str(model_file)), options(model_file), held_out(), per_kind=1)
+    caption, sign, place = (next(one for one in questions if one.text.kind == kind) for kind in KINDS)
+    assert judged(sign, " a mug", 32) == ("correct", BLUE)
+    assert judged(sign, "a mu", 32) == ("wrong", ORANGE)
+    assert judged(place, "8 8 24 24", 32) == ("correct", BLUE)
+    assert judged(place, "8 8 24 16", 32) == ("overlap 0.50", ORANGE)
+    assert judged(place, "nowhere", 32) == ("overlap 0.00", ORANGE)
+    assert judged(caption, "a mug", 32) == ("said", GREY)
 
 
 @pytest.mark.parametrize("said", ["W" * 200, "of " + "mm" * 60 + " of it", "a short one", "word " * 99, ""])
 def test_no_line_of_an_answer_runs_past_its_picture(said: str) -> None:
-    font = ImageFont.load_default(size=12)
-    lines = fitted(said, font, 3)
+    lines = fitted(said, SIDE, 3)
     assert len(lines) <= 3
-    assert all(font.getlength(line) <= SIDE - 4 for line in lines)
+    words = np.asarray(lettered([(said, BLUE)], SIDE, 3))
+    assert words.shape == (len(lines) * LINE + 2 * MARGIN, SIDE, 3)
+    assert (words[:, -MARGIN:] == 255).all()
     whole = "".join(lines).replace(" ", "")
     assert whole == said.replace(" ", "") or (len(lines) == 3 and whole.endswith("…"))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from geometry_scenes import SMALL, TINY, plane_scene, tiny_task
+from matplotlib.figure import Figure
 from PIL import Image
 from pydantic import ValidationError
 
@@ -239,6 +240,23 @@ def test_pictures_and_points_are_drawn(tmp_path: Path) -> None:
     measured, film = (Image.open(path) for path in drawn[::2])
     assert (measured.height, measured.width) == (film.height, 2 * film.width)  # no columns of a truth that is not there
     assert (tmp_path / "start_geometry_planes_000000.ply").stat().st_size > 15 * 4 * 24 * 32
+
+
+def test_pictures_tell_their_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, backbone = seeded()
+    known, unscaled, film = scenes(3)
+    unscaled.metric = False
+    film.depth = film.K = film.c2w = None
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
+    task.pictures(backbone, [known, unscaled, film], tmp_path, "end")
+    units = ["metres", "the clip's scale", "the prediction's unit"]
+    bars = [{axis.get_xlabel() for axis in figure.axes} - {""} for figure in drawn[::2]]
+    assert bars == [{unit, "share of the depth"} for unit in units[:2]] + [{units[2]}]
+    assert [figure.axes[0].get_xlabel() for figure in drawn[1::2]] == [f"right, {unit}" for unit in units]
+    truth = drawn[1].axes[0].lines[0].get_xdata()
+    forward = np.linalg.inv(known.c2w[0]) @ known.c2w[:, :, 3:]
+    np.testing.assert_allclose(truth, forward[[0, -1], 0, 0] if len(truth) == 2 else forward[:, 0, 0], atol=1e-4)
 
 
 def test_ply_can_be_read_back(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from interlace.data_recipes import Sample
 from interlace.data_recipes.feed import Feed
+from interlace.tasks.lettering import BLUE, LINE, MARGIN
 from interlace.tasks.ssl.measures import (
     TEMPERATURE,
     Bank,
@@ -24,7 +25,7 @@ from interlace.tasks.ssl.measures import (
     probe,
     vote,
 )
-from interlace.tasks.ssl.pictures import CELL, GAP, evenly, principal_colours
+from interlace.tasks.ssl.pictures import APART, CELL, GAP, evenly, neighbours_grid, principal_colours
 
 
 def samples(first: int, count: int) -> list[Sample]:
@@ -179,6 +180,9 @@ def test_effective_rank_counts_directions() -> None:
 
 # Pictures
 
+#: Pixels of the words above the queries and their neighbours.
+HEAD = LINE + 2 * MARGIN
+
 
 def test_pictures_are_drawn_and_named(tmp_path: Path) -> None:
     task, backbone, _ = tiny_ssl.build()
@@ -195,10 +199,22 @@ def test_pictures_are_drawn_and_named(tmp_path: Path) -> None:
         (side * 2 - GAP, side * 2 - GAP),
         (side * 5 - GAP, side * 2 - GAP),
         (side * 2 - GAP, side * 2 - GAP),
-        (side * 6 - GAP, side * 6 - GAP),
+        (CELL + APART + side * 5 - GAP, HEAD + side * 6 - GAP),
     ]
     first = np.asarray(Image.open(drawn[0]))
     assert first[side:].std() > 10  # the components have colours
+
+
+def test_the_query_is_marked_and_no_neighbour_is() -> None:
+    grey = np.full((3, 8, 8), 128, np.uint8)
+    sheet = np.asarray(neighbours_grid([[grey] * 3] * 2))
+    marked = (sheet == BLUE).all(-1)
+    for row in range(2):
+        top = HEAD + row * (CELL + GAP)
+        assert marked[top, :CELL].all()
+        assert marked[top : top + CELL, 0].all()
+    assert not marked[:, CELL:].any()
+    assert (sheet[:HEAD, :CELL] < 100).any()  # a heading
 
 
 def test_one_image_alone_can_be_drawn(tmp_path: Path) -> None:

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from language import write_tokenizer
+from PIL import Image
 from tiny_vlm import BACKBONE, TEMPLATE, build, options, sample, write_template_tokenizer
 from torch.nn import functional as F
 
 from interlace.backbone import Backbone, normalise
 from interlace.data_recipes import Text
-from interlace.tasks.captioning import DecoderShape
+from interlace.tasks.captioning import DecoderShape, pictures
 from interlace.tasks.interface import Progress
+from interlace.tasks.lettering import BLUE
 from interlace.tasks.vlm import Vlm, VlmOptions
 from interlace.tasks.vlm.chat import VISUAL, PlainChat, read_chat
-from interlace.tasks.vlm.measures import common_answers
+from interlace.tasks.vlm.measures import common_answers, questions_of
+from interlace.tasks.vlm.pictures import draw_answers
 from interlace.tasks.vlm.prompts import conversation_of
 from interlace.tasks.vlm.tiles import cut, merge, plan
 from interlace.tasks.vlm.video import Watching, look_at
@@ -381,6 +384,18 @@ def test_pictures_show_frames_question_and_both_answers(words: Path, tmp_path: P
     (path,) = task.pictures(backbone, [sample(1), sample(2, frames=5)], tmp_path, "end")
     assert path.name == "end_vlm.png"
     assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, [[1]]), (2, [[1, 2]]), (3, [[1, 3]]), (5, [[1, 2], [4, 5]])])
+def test_what_moves_is_seen_in_its_first_and_its_last_frame(tmp_path: Path, count: int, shown: list[list[int]]) -> None:
+    clip = sample(1, count, (64, 64))
+    clip.frames[:] = 40 * np.arange(1, count + 1)[:, None, None, None]
+    draw_answers([clip], questions_of([clip]), ["left of a mug"], tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    side = pictures.SIDE // len(shown[0])
+    middles = sheet[side // 2 : len(shown) * side : side, side // 2 :: side, 0]
+    assert (middles // 40).tolist() == shown
+    assert (sheet[len(shown) * side :] == BLUE).all(-1).any()
 
 
 def test_options_say_what_is_wrong(words: Path) -> None:
