@@ -41,7 +41,7 @@ SHOWN_ANSWERS, SHOWN_FILMS = 12, 3
 @dataclass(frozen=True)
 class Table:
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass
