@@ -81,8 +81,10 @@ def load_reference(path: Path, folder: str | None = None) -> FrozenBackbone:
         raise ValueError(f"{path}: no such file; a run on a frozen backbone has one when it ends")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     where = folder or content["path"]
+    if not Path(where).exists() and folder is not None:
+        raise ValueError(f"{where}: no such folder; say where the backbone is that {path.parent} was trained on")
     if not Path(where).exists():
-        raise ValueError(f"{path}: its backbone is no longer in {where}; say where it is")
+        raise ValueError(f"{path}: its backbone is no longer in {where}; say where it is with --backbone")
     backbone = load(where, **content["config"])
     if digest(backbone) != content["sha256"]:
         raise NotFrozen(f"{where}: not the backbone that {path.parent} was trained on: its weights have another hash")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+#: In the folder of every run.
+RECIPE = "recipe.yaml"
 #: In a run's folder: which frozen backbone it was trained on. Its weights are not copied.
 REFERENCE = "backbone.json"
 #: All that is ever downloaded: no code and no pickles.
@@ -22,21 +24,31 @@ def locate(path: str | Path) -> Path:
     """The folder with a backbone's ``config.json``: ``path``, a run's ``backbone/``, or a download.
 
     A text ``owner/name`` or ``owner/name@revision`` that is no folder here is a model of the hub. Raises ValueError
-    for what is neither, a run that has not ended, and a folder whose weights are pickles.
+    for what is neither, a run that has not ended or holds no backbone, and a folder whose weights are pickles.
     """
     folder = Path(path)
     if not folder.exists() and isinstance(path, str) and _HUB_ID.fullmatch(path):
         folder = _download(path)
     elif not (folder / CONFIG).is_file() and (folder / "backbone").is_dir():
         folder = folder / "backbone"
-    elif not (folder / CONFIG).is_file() and (folder / REFERENCE).is_file():
-        raise ValueError(f"{folder}: a run on a frozen backbone, which it does not hold: {REFERENCE} says where it is")
-    elif not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
-        raise ValueError(f"{folder}: a run without backbone/, which is written when training ends; go on with --resume")
+    elif not (folder / CONFIG).is_file() and (folder / RECIPE).is_file():
+        raise ValueError(f"{folder}: {_without_backbone(folder)}")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a backbone's folder, a run's, or owner/name on the hub")
     _refuse_pickles(folder)
+    if not (folder / CONFIG).is_file() and not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder}: neither a run, an export nor a backbone's folder: it has no {RECIPE} and no {CONFIG}; give one "
+            "that is"
+        )
     return folder
+
+
+def _without_backbone(run: Path) -> str:
+    """Why there is none in a run's folder."""
+    if (run / REFERENCE).is_file():
+        return f"a run on a frozen backbone, which it does not hold: {REFERENCE} says where it is; give that one"
+    return "a run without backbone/, which is written when training ends; go on with --resume"
 
 
 def _download(name: str) -> Path:

@@ -170,8 +170,12 @@ def open_subject(place: str | Path, device: str = "cpu") -> FrozenBackbone:
     """
     where = check_device(device)
     backbone = backbones.load_as_published(place)
-    parts = [part for part in Path(place).resolve().parts if part != "backbone"]
-    return FrozenBackbone(backbone.to(where), parts[-1])
+    return FrozenBackbone(backbone.to(where), name_of(place))
+
+
+def name_of(place: str | Path) -> str:
+    """What results call the backbone at ``place``."""
+    return [part for part in Path(place).resolve().parts if part != "backbone"][-1]
 
 
 def check_device(device: str) -> torch.device:

@@ -169,9 +169,15 @@ def report(
 BackbonePath = Annotated[str, typer.Option("--backbone", help="A backbone's folder, or a run's.", show_default=False)]
 Size = Annotated[
     int | None,
-    typer.Option("--size", help="Pixels of the short side, a multiple of the patch; the long side keeps the shape."),
+    typer.Option(
+        "--size",
+        help="Pixels of the short side, a multiple of the patch; the long side keeps the shape. What the run or export "
+        "was trained at if left out, or 224 where that is not known.",
+    ),
 ]
-Fps = Annotated[float | None, typer.Option("--fps", help="Units of the model's time in a second.")]
+Fps = Annotated[
+    float | None, typer.Option("--fps", help="Units of the model's time in a second; pictures of a folder.")
+]
 Frames = Annotated[int | None, typer.Option("--frames", help="Watch so many frames and stop.")]
 Window = Annotated[
     int | None, typer.Option("--window", min=1, help="Frames that a frame sees, itself included: 64 if left out.")

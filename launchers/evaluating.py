@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .result_file import Out
+from .meaningless import refuse
+from .result_file import Out, result_file, results_of
 
 if TYPE_CHECKING:
     from interlace.eval.geometry import Kind
@@ -82,6 +83,7 @@ def evaluating(console: Console) -> typer.Typer:
         "interlace eval geometry runs/demo --heads fresh --on sintel --data MPI-Sintel"
     )
     def geometry(
+        context: typer.Context,
         backbone: BackbonePath,
         on: Annotated[
             str,
@@ -95,7 +97,7 @@ def evaluating(console: Console) -> typer.Typer:
         align: Annotated[str, typer.Option("--align", help="Depth: scale, scale_shift, median or metric.")] = "scale",
         out: Out = None,
         seed: Seed = 0,
-        rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms of fresh heads.")] = 120,
+        rooms: Annotated[int, typer.Option("--rooms", min=2, help="Training rooms that fresh heads learn from.")] = 120,
         long_side: Annotated[int | None, typer.Option("--long-side", min=1, help="512; of rooms their own.")] = None,
         untrained: Annotated[bool, typer.Option(help="With fresh heads, an untrained backbone too.")] = True,
         eight_bits: EightBits = False,
@@ -103,6 +105,10 @@ def evaluating(console: Console) -> typer.Typer:
     ) -> None:
         """Depth and camera poses read from a stream, by the run's own heads or by fresh ones."""
         asked = Geometry(on, data, of, heads, align, seed, rooms, long_side, untrained, eight_bits)
+        if heads == "own":
+            refuse(context, "eval geometry --heads own", ("seed", "rooms", "untrained"), "with --heads fresh")
+        if asked.kinds() == ["pose"]:
+            refuse(context, f"eval geometry --on {on}, of pose", ("align",), "of depth")
         run_geometry(backbone, asked, out, device, console)
 
     from .policy_results import add_policy
@@ -135,15 +141,16 @@ def run_probe(
 
     if on != "rooms":
         raise ValueError(f"eval probe --on {on}: there is only the built-in world, rooms")
+    out = result_file(out, results_of(place), "probe-rooms")
     subjects = open_subjects(place, True, device, untrained=untrained)
+    small = subjects.in_eight_bits(eight_bits)
     subjects.ready_rooms(console)
     data = load_rooms(train=rooms)
-    small = subjects.in_eight_bits(eight_bits)
     results, albums = [], dict[str, list[Album]]()
     for subject in subjects.all:
         others = small if subject is subjects.all[0] else []
         results += probe(subject, data, seed=seed, others=others, albums=albums, say=teller(console))
-    subjects.keep(results, place, out, "probe-rooms", console, partial(draw_albums, albums))
+    subjects.keep(results, out, "probe-rooms", console, partial(draw_albums, albums))
 
 
 def run_vos(
@@ -170,7 +177,10 @@ def run_vos(
         raise ValueError(f"eval vos --on {on}: allowed is rooms or davis17")
     if (on == "davis17") != (data is not None):
         raise ValueError("eval vos: --data DAVIS goes with --on davis17, and only with it")
+    title = f"vos-{on}"
+    out = result_file(out, results_of(place), title)
     subjects = open_subjects(place, True, device, untrained=untrained)
+    small = subjects.in_eight_bits(eight_bits)
     if data is None:
         with subjects.first():
             root = vos_rooms.prepare(say=teller(console))
@@ -179,7 +189,6 @@ def run_vos(
         root, name, side = data, "DAVIS 2017 val", SHORT_SIDE
     results, albums = [], dict[str, list[Album]]()
     mine, *baselines = subjects.all
-    small = subjects.in_eight_bits(eight_bits)
     for subject in (mine, *small, *baselines):
         results += label_propagation(
             subject,
@@ -192,7 +201,7 @@ def run_vos(
             share=subjects.share,
             say=teller(console),
         )
-    subjects.keep(results, place, out, f"vos-{on}", console, partial(draw_albums, albums))
+    subjects.keep(results, out, title, console, partial(draw_albums, albums))
 
 
 @dataclass(frozen=True)
@@ -248,7 +257,8 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     from .probing import open_subjects
     from .sample_pictures import draw_albums
 
-    kinds = asked.kinds()
+    kinds, name = asked.kinds(), f"geometry-{asked.on}-{asked.heads}"
+    out = result_file(out, results_of(place), name)
     alignment = next(each for each in ALIGNMENTS if each == asked.align)
     subjects = open_subjects(place, asked.heads == "fresh", device, untrained=asked.untrained)
     mine, small = subjects.all[0], subjects.in_eight_bits(asked.eight_bits)
@@ -288,7 +298,7 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
                 share=subjects.share,
                 say=teller(console),
             )
-    subjects.keep(results, place, out, f"geometry-{asked.on}-{asked.heads}", console, partial(draw_albums, albums))
+    subjects.keep(results, out, name, console, partial(draw_albums, albums))
 
 
 def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:
@@ -324,9 +334,8 @@ def teller(console: Console) -> Callable[[str], None]:
 
 def keep(
     results: Sequence[Result],
-    place: str,
     subject: FrozenBackbone,
-    out: Path | None,
+    out: Path,
     name: str,
     console: Console,
     draw: Callable[[], Sequence[Picture]] = lambda: (),
@@ -335,16 +344,13 @@ def keep(
 
     ``draw`` makes the pictures, after the results are written: what goes wrong there loses no measurement.
     """
-    from interlace.eval.compare import RESULTS, collect_pictures, sheets
+    from interlace.eval.compare import collect_pictures, sheets
     from interlace.eval.result import write
 
     from .charts import png
     from .result_pictures import chart
     from .results_page import write_page
 
-    if out is None:
-        home = Path(place) / RESULTS if (Path(place) / "backbone").is_dir() else Path(RESULTS) / subject.name
-        out = home / f"{name}.json"
     write(results, out)
     show(results, console)
     table = out.with_suffix(".md")

@@ -15,7 +15,7 @@ from interlace.eval.frozen import frozen
 
 from .progress import Stages
 from .recordings import partial_beside
-from .watching import Options, Watch, load_frozen
+from .watching import Options, Watch, load_frozen, trained_side
 
 #: The name of the last block's patches after the final LayerNorm, beside the numbers of blocks.
 LAST = "last"
@@ -38,7 +38,12 @@ def write_features(path: str, source: str, layers: str, out: Path, options: Opti
     partial = partial_beside(out, "--out", source)
     backbone = load_frozen(path)
     blocks, last = parse_layers(layers, backbone.config.depth)
-    with frozen(backbone, path) as digest, Watch(backbone, source, options) as watch, Stages(console) as stages:
+    side = trained_side(path, backbone) if options.size is None else None
+    with (
+        frozen(backbone, path) as digest,
+        Watch(backbone, source, options, side=side) as watch,
+        Stages(console) as stages,
+    ):
         if watch.count is None:
             raise ValueError(f"{source}: a camera has no end; say how many frames with --frames")
         found: dict[str, Tensor] = {}

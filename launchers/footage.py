@@ -27,7 +27,8 @@ class Footage:
     """``frames``: (seconds, [H, W, 3] uint8 RGB) in order, to be read once, all of ``height`` x ``width``.
 
     ``fps``: frames a second, roughly; single frames may be late or missing. ``count``: frames at most, None of a
-    camera. ``left_out``: name -> why of a folder's pictures that are broken, as they are come upon.
+    camera. ``left_out``: name -> why of a folder's pictures that are broken, as they are come upon. ``timed``: whether
+    the frames have times of their own; else they are 1 / ``fps`` apart.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Footage:
     width: int
     frames: Iterator[tuple[float, np.ndarray]]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    timed: bool = True
 
 
 def open_footage(source: str, fps: float | None) -> Footage:
@@ -84,6 +86,7 @@ def _opened(
     count: int | None,
     frames: Iterator[tuple[float, np.ndarray]],
     left_out: Mapping[str, str] | None = None,
+    timed: bool = True,
 ) -> Footage:
     left_out = {} if left_out is None else left_out
     first = next(frames, None)
@@ -92,7 +95,7 @@ def _opened(
     if first is None:
         raise DataError(f"{name}: no frame came from it")
     height, width = first[1].shape[:2]
-    return Footage(name, fps, count, height, width, chain([first], frames), left_out)
+    return Footage(name, fps, count, height, width, chain([first], frames), left_out, timed)
 
 
 def _folder(folder: Path, fps: float) -> Footage:
@@ -115,7 +118,7 @@ def _folder(folder: Path, fps: float) -> Footage:
                 raise DataError(f"{file}: {found} pixels, but the pictures before have {wanted}")
             yield index / fps, image
 
-    return _opened(str(folder), fps, len(files), frames(), left_out)
+    return _opened(str(folder), fps, len(files), frames(), left_out, timed=False)
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

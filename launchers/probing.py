@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from .result_file import Out
+from .meaningless import refuse
+from .result_file import Out, result_file, results_of
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -33,14 +34,16 @@ BackbonePath = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Of fresh heads, batches and augmentation.")]
 Device = Annotated[str, typer.Option("--device", help="Where backbone and heads run: cpu, cuda, cuda:1.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The folder of a data set that is not built in.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read and augment.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read and augment; not of rooms.")]
 Baselines = Annotated[
     bool | None,
     typer.Option(help="Measure raw pixels and an untrained backbone too. By default only on the built-in rooms."),
 ]
-Rooms = Annotated[int, typer.Option("--rooms", min=2, help="Training rooms that probes learn from.")]
+Rooms = Annotated[int, typer.Option("--rooms", min=2, help="Of rooms: how many train the probes.")]
 VIDEOS = ("rooms", "k400", "ssv2")
 IMAGES = ("rooms", "imagenet", "ade20k", "nyuv2")
+#: Options of ``eval video`` that the protocol of the rooms has no use for.
+OF_ACTIONS = ("views", "epochs", "batch", "at_once", "workers")
 COMBINATIONS = ("concatenated", "flat")
 
 
@@ -51,17 +54,20 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         epilog="Examples: interlace eval video runs/demo | interlace eval video runs/demo --on ssv2 --data SSV2"
     )
     def video(
+        context: typer.Context,
         backbone: BackbonePath,
         on: Annotated[str, typer.Option("--on", help="rooms (built in), k400 or ssv2.")] = "rooms",
         data: Data = None,
-        views: Annotated[str, typer.Option("--views", help="concatenated or flat: how views are combined.")] = (
+        views: Annotated[str, typer.Option("--views", help="Of k400 and ssv2: concatenated or flat.")] = (
             "concatenated"
         ),
         out: Out = None,
         seed: Seed = 0,
         epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of k400 and ssv2.")] = 20,
         batch: Annotated[int, typer.Option("--batch", min=1, help="Videos of a step, of k400 and ssv2.")] = 256,
-        at_once: Annotated[int, typer.Option("--at-once", min=1, help="Of these, how many are held together.")] = 4,
+        at_once: Annotated[
+            int, typer.Option("--at-once", min=1, help="Of a step's videos, how many are held at once.")
+        ] = 4,
         rooms: Rooms = 120,
         baselines: Baselines = None,
         workers: Workers = 4,
@@ -73,18 +79,25 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         if views not in COMBINATIONS:
             raise ValueError(f"eval video --views {views}: allowed is {', '.join(COMBINATIONS)}")
         _check_data("video", on, data)
+        if on == "rooms":
+            refuse(context, "eval video --on rooms", OF_ACTIONS, "with --on k400 or ssv2")
+        else:
+            refuse(context, f"eval video --on {on}", ("rooms",), "with --on rooms")
+        name = "video-rooms" if on == "rooms" else f"video-{on}-{views}"
+        out = result_file(out, results_of(backbone), name)
         subjects = open_subjects(backbone, on == "rooms" if baselines is None else baselines, device)
         if data is None:
-            run_room_paths(backbone, subjects, rooms, out, seed, console)
+            run_room_paths(subjects, rooms, out, name, seed, console)
         else:
             budget = (epochs, batch, at_once)
-            run_actions(backbone, subjects, on, data, views, budget, out, seed, workers, console)
+            run_actions(subjects, on, data, views, budget, out, name, seed, workers, console)
 
     @app.command(
         epilog="Examples: interlace eval linear runs/demo | "
         "interlace eval linear runs/demo --on imagenet --data ImageNet --device cuda"
     )
     def linear(
+        context: typer.Context,
         backbone: BackbonePath,
         on: Annotated[str, typer.Option("--on", help="rooms (built in), imagenet, ade20k or nyuv2.")] = "rooms",
         data: Data = None,
@@ -106,9 +119,13 @@ def add_probes(app: typer.Typer, console: Console) -> None:
         if cached and on in ("ade20k", "nyuv2"):
             raise ValueError(f"eval linear --cached: {on} is probed with augmentation only")
         _check_data("linear", on, data)
+        other, alone = ("workers", "with other data than rooms") if on == "rooms" else ("rooms", "with --on rooms")
+        refuse(context, f"eval linear --on {on}", (other,), alone)
+        name = f"linear-{on}{'-cached' * cached}"
+        out = result_file(out, results_of(backbone), name)
         subjects = open_subjects(backbone, on == "rooms" if baselines is None else baselines, device)
         asked = Linear(on, data, cached, rooms, steps, batch, seed, workers, subjects.device)
-        run_linear(backbone, subjects, asked, out, console)
+        run_linear(subjects, asked, out, name, console)
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ class Linear:
         return replace(budget, steps=self.steps or budget.steps, batch=self.batch or budget.batch)
 
 
-def run_linear(place: str, subjects: Subjects, asked: Linear, out: Path | None, console: Console) -> None:
+def run_linear(subjects: Subjects, asked: Linear, out: Path, name: str, console: Console) -> None:
     """Probe images, of the rooms in all three ways."""
     from interlace.eval.album import Album
     from interlace.eval.feed import Run
@@ -146,9 +163,7 @@ def run_linear(place: str, subjects: Subjects, asked: Linear, out: Path | None, 
     for probe in probes:
         for subject in subjects.all:
             results += probe(subject, run, albums)
-    subjects.keep(
-        results, place, out, f"linear-{asked.on}{'-cached' * asked.cached}", console, partial(draw_albums, albums)
-    )
+    subjects.keep(results, out, name, console, partial(draw_albums, albums))
 
 
 #: Measures a subject and adds what it said to the albums of all.
@@ -202,10 +217,10 @@ def _room_probes(asked: Linear) -> list[_Probe]:
 
 
 def run_room_paths(
-    place: str,
     subjects: Subjects,
     rooms: int,
-    out: Path | None,
+    out: Path,
+    name: str,
     seed: int,
     console: Console,
 ) -> None:
@@ -219,17 +234,17 @@ def run_room_paths(
     results = []
     for subject in subjects.all:
         results += probe_rooms(subject, clips, seed=seed, device=subjects.device, say=teller(console))
-    subjects.keep(results, place, out, "video-rooms", console)
+    subjects.keep(results, out, name, console)
 
 
 def run_actions(
-    place: str,
     subjects: Subjects,
     on: str,
     data: Path,
     views: str,
     budget: tuple[int, int, int],
-    out: Path | None,
+    out: Path,
+    name: str,
     seed: int,
     workers: int,
     console: Console,
@@ -256,7 +271,7 @@ def run_actions(
             device=subjects.device,
             say=teller(console),
         )
-    subjects.keep(results, place, out, f"video-{on}-{views}", console)
+    subjects.keep(results, out, name, console)
 
 
 def _check_data(command: str, on: str, data: Path | None) -> None:
@@ -303,8 +318,7 @@ class Subjects:
     def keep(
         self,
         results: list[Result],
-        place: str,
-        out: Path | None,
+        out: Path,
         name: str,
         console: Console,
         draw: Callable[[], Sequence[Picture]] = lambda: (),
@@ -313,7 +327,7 @@ class Subjects:
         from .evaluating import keep
 
         if self.state is None or self.state.is_main_process:
-            keep(results, place, self.mine, out, name, console, draw)
+            keep(results, self.mine, out, name, console, draw)
 
 
 def open_subjects(place: str, baselines: bool, device: str, *, untrained: bool = True) -> Subjects:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .result_file import unwritable
 from .watching import Seen, centre
 
 #: Ticks of a film's clock in a second: every frame keeps its own time.
@@ -61,10 +62,16 @@ def open_recording(path: Path, source: str, fps: float) -> Recording:
 def partial_beside(path: Path, option: str, source: str) -> Path:
     """Where the file ``path``, which ``option`` names, is written until it is whole.
 
-    Raises ValueError for a folder that is not there, and where ``path`` is a folder, or the footage ``source`` itself.
+    Raises ValueError for a folder that is not there or takes no files, and where ``path`` is a folder, or the footage
+    ``source`` itself.
     """
     if not path.parent.is_dir():
         raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+    why = unwritable(path.parent)
+    if why is not None:
+        raise ValueError(
+            f"{option} {path}: no file can be written there ({why}); name one in a folder that takes files"
+        )
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a folder; name a file in it")
     if path.exists() and Path(source).exists() and path.samefile(source):

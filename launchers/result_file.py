@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be made in ``folder``, which need not be there yet; None where one can."""
+    home = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    try:
+        # Tried, not asked for: permissions do not bind root, and say nothing of a file system that takes no files.
+        with TemporaryFile(dir=home):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def json_file(out: Path | None) -> Path | None:
@@ -15,10 +26,31 @@ def json_file(out: Path | None) -> Path | None:
         return None
     if out.suffix != ".json":
         raise ValueError(f"--out {out}: must end in .json; tables, pictures and a page get their names from it")
-    home = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.is_dir() or not home.is_dir() or not os.access(home, os.W_OK):
-        raise ValueError(f"--out {out}: no file can be written there; name one in a folder that can be written to")
+    why = "Is a directory" if out.is_dir() else unwritable(out.parent)
+    if why is not None:
+        raise ValueError(f"--out {out}: no file can be written there ({why}); name one in a folder that takes files")
     return out
+
+
+def result_file(out: Path | None, home: Path, name: str) -> Path:
+    """``out``, or ``name``.json in ``home``, where such results go by themselves.
+
+    Raises ValueError where ``home`` takes no files: before the work, which would be lost.
+    """
+    if out is not None:
+        return out
+    why = unwritable(home)
+    if why is not None:
+        raise ValueError(f"{home}: no results can be written there ({why}); say where they go with --out FILE.json")
+    return home / f"{name}.json"
+
+
+def results_of(place: str) -> Path:
+    """Where results of a backbone go by themselves: into its run, or, of another, beside those of others."""
+    from interlace.eval.compare import RESULTS
+    from interlace.eval.subjects import name_of
+
+    return Path(place) / RESULTS if (Path(place) / "backbone").is_dir() else Path(RESULTS) / name_of(place)
 
 
 Out = Annotated[

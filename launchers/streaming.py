@@ -24,7 +24,7 @@ from interlace.eval.frozen import frozen
 from .colours import BASIS_FRAMES, Colours
 from .footage import CameraStopped
 from .recordings import open_recording
-from .watching import Options, Seen, Watch, centre, load_frozen, load_geometry
+from .watching import Options, Seen, Watch, centre, load_frozen, load_geometry, trained_side
 
 #: Seconds between plain lines.
 EVERY = 5.0
@@ -41,9 +41,10 @@ def stream_footage(path: str, source: str, options: Options, save: Path | None, 
     """
     backbone = load_frozen(path)
     heads = load_geometry(path, backbone)
+    side = trained_side(path, backbone) if options.size is None else None
     with (
         frozen(backbone, path),
-        Watch(backbone, source, options, heads) as watch,
+        Watch(backbone, source, options, heads, side) as watch,
         nullcontext() if save is None else open_recording(save, source, watch.footage.fps) as recording,
     ):
         console.print(opening(watch), highlight=False, markup=False)
@@ -96,9 +97,12 @@ def opening(watch: Watch) -> str:
     heads = "depth and pose" if watch.geometry is not None else "no geometry heads"
     footage = watch.footage
     frames = "frames until Ctrl-C" if watch.count is None else f"{watch.count} frames"
+    units = f"{watch.fps:g} units of time a second"
+    if not footage.timed:
+        units = f"{watch.fps:g} pictures a second, each a unit of time after the one before"
     return (
         f"{footage.name}: {frames} of {footage.width} x {footage.height}, shown as {watch.width} x {watch.height}; "
-        f"{watch.fps:g} units of time a second; sees {keeps.format(**kept)}: "
+        f"{units}; sees {keeps.format(**kept)}: "
         f"{megabytes(watch.stream.cache_bytes)} of keys and values; {heads}"
     )
 

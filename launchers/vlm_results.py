@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .result_file import Out
+from .result_file import Out, result_file
 
 
 def add_vlm(app: typer.Typer, console: Console) -> None:
@@ -50,11 +50,16 @@ def run_vlm(
     from .evaluating import keep, run_seed
 
     where = check_device(device)
+    out = result_file(out, run / RESULTS, "vlm")
+    name, shards = "built-in rooms", question_folder() / "questions_held_out"
+    if data is not None:
+        name, shards = data.name, data
+    elif not shards.is_dir():
+        raise ValueError(f"{shards}: no such folder; `interlace prepare questions` makes it")
+    reader = ShardReader(shards)
     task, eyes = load_vlm(run, backbone)
     subject = FrozenBackbone(eyes.to(where), run.name)
     task.to(where)
-    name = "built-in rooms" if data is None else data.name
-    reader = ShardReader(data or question_folder() / "questions_held_out")
     found = read_samples(reader, name, accept=partial(check_stored, reader))
     missing = {each.key: each.reason for each in found.broken}
     for key, why in missing.items():
@@ -62,10 +67,9 @@ def run_vlm(
     results, answers = answer_questions(
         task, subject, found.samples, data=name, seed=run_seed(str(run)), missing=missing
     )
-    out = out or run / RESULTS / "vlm.json"
     said = out.with_suffix(".answers.jsonl")
     said.parent.mkdir(parents=True, exist_ok=True)
     said.write_text("".join(json.dumps(asdict(one)) + "\n" for one in answers))
-    keep(results, str(run), subject, out, "vlm", console)
+    keep(results, subject, out, "vlm", console)
     wrong = sum(one.said != one.answer for one in answers)
     console.print(f"answers: {said}, {wrong} of {len(answers)} wrong", highlight=False, markup=False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,20 @@ from torch import Tensor
 
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features, Stream
+from interlace.backbone.folder import read_json
+from interlace.backbone.locate import RECIPE, locate
 from interlace.backbone.preprocess import fit, whole_patches
 from interlace.tasks.geometry import Prediction
 from interlace.tasks.geometry.heads import GeometryHeads
 from interlace.tasks.geometry.saved import find_heads, load_heads, read_options
 
+from .export import read_recipe, trained_size
 from .footage import Footage, open_footage
 
-#: Short side of the frames that a backbone is shown, where nothing else is said.
+#: Short side of the frames that a backbone is shown, where neither its user nor its run or export says one.
 SHORT_SIDE = 224
+#: Where an export says at which size it was trained.
+PROCESSOR = "preprocessor_config.json"
 #: Frames that a frame sees, itself included, and first ones that stay in view, where nothing else is said.
 WINDOW, SINK = 64, 1
 #: What keys and values may be kept in.
@@ -38,8 +44,9 @@ class Options:
     """How footage is watched: with ``window`` and ``sink``, :data:`WINDOW` and :data:`SINK` where nothing is said, or
     with ``max_frames``.
 
-    ``size``: the short side in pixels. ``fps``: frame units of the model's time in a second. ``frames``: how many are
-    watched. ``dtype``: of keys and values, a name of :data:`DTYPES`.
+    ``size``: the short side in pixels; :func:`trained_side` or :data:`SHORT_SIDE` where nothing is said. ``fps``: frame
+    units of the model's time in a second. ``frames``: how many are watched. ``dtype``: of keys and values, a name of
+    :data:`DTYPES`.
     """
 
     size: int | None = None
@@ -97,27 +104,40 @@ class Watch:
     """A stream that is about to see footage; iterate it once. Close it, or use it in a ``with``.
 
     ``height``, ``width``: of the frames as shown. ``fps``: how many units of the model's time a second is: as asked,
-    or as the model's config says, or the footage's own, so that a frame is one unit. ``keeps``: what the stream keeps,
-    nothing of a model of images. ``dtype``: the name of what keys and values are kept in, None where there are none.
+    or as the model's config says, or the footage's own, so that a frame is one unit; a folder's pictures are always one
+    unit apart. ``side``: short side of the frames, where ``options`` and ``heads`` say none. ``keeps``: what the stream
+    keeps, nothing of a model of images. ``dtype``: the name of what keys and values are kept in, None where there are
+    none.
     """
 
     def __init__(
-        self, backbone: Backbone, source: str, options: Options, heads: tuple[GeometryHeads, int] | None = None
+        self,
+        backbone: Backbone,
+        source: str,
+        options: Options,
+        heads: tuple[GeometryHeads, int] | None = None,
+        side: int | None = None,
     ) -> None:
         self.backbone, self.options = backbone, options
         self.geometry = None if heads is None else heads[0]
-        short_side = _short_side(backbone) if heads is None else heads[1]
+        patch = backbone.config.patch_size
+        short_side = max(patch, (side or SHORT_SIDE) // patch * patch) if heads is None else heads[1]
         self.footage: Footage = open_footage(source, options.fps or backbone.config.fps)
         counts = [count for count in (self.footage.count, options.frames) if count is not None]
         #: frames that will be seen; None of a camera
         self.count = min(counts) if counts else None
+        if options.max_frames is not None and self.count is None:
+            raise ValueError(
+                f"{source}: a camera has no end, which --max-frames {options.max_frames} would come to; say how many "
+                "frames with --frames, or keep a --window"
+            )
         if options.max_frames is not None and (self.count or 0) > options.max_frames:
             raise ValueError(
                 f"{source}: {self.count} frames, more than --max-frames {options.max_frames}; raise it, watch fewer "
                 "with --frames, or keep a --window"
             )
         short_side = short_side if options.size is None else options.size
-        footage, patch = self.footage, backbone.config.patch_size
+        footage = self.footage
         if short_side < patch or short_side % patch:
             nearest = max(patch, round(short_side / patch) * patch)
             raise ValueError(
@@ -132,6 +152,10 @@ class Watch:
                 raise ValueError(
                     "--window, --sink, --max-frames and --dtype are of a stream's keys and values; this backbone is a "
                     "model of images, which keeps none: leave them out"
+                )
+            if options.fps is not None and footage.timed:
+                raise ValueError(
+                    f"--fps {options.fps:g}: this backbone is a model of images, which knows no time: leave it out"
                 )
             self.stream: Stream | Alone = Alone(backbone)
             return
@@ -204,8 +228,28 @@ def load_geometry(path: str, backbone: Backbone) -> tuple[GeometryHeads, int] | 
     if folder is None:
         return None
     heads = load_heads(folder, backbone.config).to(backbone.embedding.cls_token.device).requires_grad_(False)
-    size = read_options(folder, backbone.config)["size"]
-    return heads, size if isinstance(size, int) else min(size)
+    return heads, _side(read_options(folder, backbone.config)["size"])
+
+
+def trained_side(path: str, backbone: Backbone) -> int | None:
+    """The short side, in pixels, of the frames that a run or an export was trained on; None where it says nothing.
+
+    Of geometry heads beside the backbone it is theirs, so that features are those that ``interlace stream`` shows.
+    """
+    heads, folder = find_heads(path), locate(path)
+    if heads is not None:
+        return _side(read_options(heads, backbone.config)["size"])
+    processor = folder / PROCESSOR
+    if processor.is_file():
+        said = read_json(processor).get("size")
+        return _side(said.get("shortest_edge") if isinstance(said, dict) else said)
+    run = folder.parent if folder.name == "backbone" else folder
+    return trained_size(read_recipe(run)) if (run / RECIPE).is_file() else None
+
+
+def _side(size: Any) -> Any:
+    """Of a square or a picture of (height, width)."""
+    return min(size) if isinstance(size, list) else size
 
 
 def centre(prediction: Prediction) -> np.ndarray:
@@ -216,9 +260,3 @@ def centre(prediction: Prediction) -> np.ndarray:
 def as_map(patches: Tensor) -> np.ndarray:
     """[h, w, D] float32 of features [1, 1, h, w, D]."""
     return patches[0, 0].float().cpu().numpy()
-
-
-def _short_side(backbone: Backbone) -> int:
-    """The common size, brought to the patch."""
-    patch = backbone.config.patch_size
-    return max(patch, SHORT_SIDE // patch * patch)

@@ -38,6 +38,7 @@ class Vla(LanguageTask):
     """
 
     name: ClassVar[str] = "vla"
+    home: ClassVar[str] = "a run of task vla that has ended"
     Options: ClassVar[type[TaskOptions]] = VlaOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "episode"})
     draws_from: ClassVar[frozenset[str]] = needs

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
+import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone
 from interlace.backbone.frozen import REFERENCE, load_reference
+from interlace.backbone.locate import RECIPE
 from interlace.data_recipes import Sample
 from interlace.data_recipes.schema import ExistingModel, ExistingPath
 
@@ -69,6 +71,9 @@ class LanguageTask(Task):
     """A chat, a causal language model, a projector from patches to its embeddings, and a newline token."""
 
     parts: ClassVar[tuple[str, ...]] = ("projector", "newline", "llm")
+
+    #: where a trained one is read from, in words
+    home: ClassVar[str]
 
     options: LanguageOptions
 
@@ -154,9 +159,10 @@ def load_trained(kind: type[Trained], run: str | Path, backbone: str | None) -> 
     """
     folder = Path(run)
     said, weights = folder / "heads" / f"{kind.name}.json", folder / "heads" / f"{kind.name}.safetensors"
-    for file in (said, weights):
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file; name the folder of a run of task {kind.name} that has ended")
+    if not said.is_file():
+        raise ValueError(f"{folder}: {_lacks(folder, kind)}")
+    if not weights.is_file():
+        raise ValueError(f"{weights}: no such file; {said} says that it was there: copy the whole run")
     try:
         options: Any = kind.Options.model_validate_json(said.read_text(encoding="utf-8"))
     except ValidationError as error:
@@ -171,3 +177,15 @@ def load_trained(kind: type[Trained], run: str | Path, backbone: str | None) -> 
         raise ValueError(f"{weights}: not the weights of this model: {str(error).splitlines()[-1].strip()}") from None
     task.recall.limit = 0  # a model in use sees what it never saw before
     return task.eval().requires_grad_(False), frozen
+
+
+def _lacks(folder: Path, kind: type[LanguageTask]) -> str:
+    """Why no such model can be read from ``folder``, and where there is one."""
+    if not folder.is_dir():
+        return f"no such folder; give {kind.home}"
+    recipe = folder / RECIPE
+    tasks = yaml.safe_load(recipe.read_text(encoding="utf-8"))["tasks"] if recipe.is_file() else {}
+    if kind.name in tasks:
+        return f"no heads/{kind.name}.json, which is written when training ends; go on with --resume"
+    found = f", but is a run of {', '.join(tasks)}" if tasks else ""
+    return f"holds no {kind.name.upper()}{found}; give {kind.home}"

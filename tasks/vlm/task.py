@@ -37,6 +37,7 @@ class Vlm(LanguageTask):
     """
 
     name: ClassVar[str] = "vlm"
+    home: ClassVar[str] = "a run of task vlm that has ended, or a VLM that `interlace export` wrote"
     Options: ClassVar[type[TaskOptions]] = VlmOptions
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "texts"})
     draws_from: ClassVar[frozenset[str]] = needs

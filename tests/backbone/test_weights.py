@@ -214,7 +214,7 @@ def test_our_own_folders_are_read_strictly(tmp_path: Path) -> None:
 
 
 def test_what_is_no_backbone_s_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config.json: no such file"):
+    with pytest.raises(ValueError, match=r"neither a run, an export nor a backbone's folder: it has no recipe.yaml"):
         load(tmp_path)
     config = tmp_path / "config.json"
     for text, message in [

@@ -109,8 +109,11 @@ def test_a_reference_is_held_to_its_hash(data: Path, init: Path, tmp_path: Path)
     save(Backbone(config), tmp_path / "other")
     with pytest.raises(NotFrozen, match="another hash"):
         load_reference(path, str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="no longer in"):
+    with pytest.raises(ValueError, match=r"gone: no such folder; say where the backbone is that"):
         load_reference(path, str(tmp_path / "gone"))
+    write_reference(path, str(tmp_path / "gone"), config, digest(load(init)))
+    with pytest.raises(ValueError, match=r"backbone\.json: its backbone is no longer in .*gone; say where it is"):
+        load_reference(path)
 
 
 def test_frozen_is_frozen_whatever_surrounds_it(init: Path) -> None:

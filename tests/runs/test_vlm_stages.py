@@ -148,7 +148,7 @@ def saved_model_answers(root: Path, inputs: Path) -> None:
     ((key, why),) = results[0].facts.missing.items()
     assert "not an image" in why
     assert f"left out {key}: " in told.stdout.replace("\n", "")
-    with pytest.raises(ValueError, match=r"vlm\.json: no such file; name the folder of a run of task vlm"):
+    with pytest.raises(ValueError, match="holds no VLM; give a run of task vlm that has ended"):
         load_vlm(inputs)
     (root / "run" / "backbone.json").rename(root / "backbone.json")
     with pytest.raises(ValueError, match=r"backbone\.json: no such file"):
