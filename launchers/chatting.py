@@ -17,7 +17,7 @@ from interlace.backbone import Backbone
 from interlace.eval.frozen import frozen
 from interlace.tasks.frames import resize
 from interlace.tasks.vlm import Vlm
-from interlace.tasks.vlm.reading import nothing, read_image, read_video, seen
+from interlace.tasks.vlm.reading import nothing, open_video, read_image, read_video, seen
 from interlace.tasks.vlm.saved import load_vlm
 from interlace.tasks.vlm.video import Watching
 
@@ -43,6 +43,9 @@ def chat(
         raise ValueError("chat: say what to ask; only of a live camera it may be asked later")
     if question is not None and not question.strip():
         raise ValueError("chat: the question is empty; say what to ask")
+    sample = nothing() if image is None else read_image(image)
+    if video is not None and not live:
+        open_video(Path(video))
     task, eyes = load_vlm(model, backbone)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
@@ -53,7 +56,6 @@ def chat(
             console.print(opening(task, footage), highlight=False, markup=False)
             converse(Live(task, eyes), footage, typed(question, sys.stdin), console)
             return
-        sample = nothing() if image is None else read_image(image)
         if video is not None:
             sample = read_video(Path(video), task.options.fps, task.options.max_frames)
         (answer,) = task.answer([seen(task, eyes, sample)], [[(str(question), None)]])

@@ -26,13 +26,18 @@ def read_image(file: Path) -> Sample:
     return of_image(decode_image(file.read_bytes(), str(file), upright=True), str(file))
 
 
-def read_video(file: Path, fps: float, most: int) -> Sample:
-    """Of a video the frames that are looked at, as in training. Raises :class:`DataError` for what is no video."""
+def open_video(file: Path) -> Video:
+    """Raises :class:`DataError` for what is no video."""
     if file.is_dir():
         raise DataError(f"{file}: a folder; give one video")
     if not file.is_file():
         raise DataError(f"{file}: no such file; give a video, or a camera (0, or /dev/video0)")
-    film = Video(file, str(file), threads=0)
+    return Video(file, str(file), threads=0)
+
+
+def read_video(file: Path, fps: float, most: int) -> Sample:
+    """Of a video the frames that are looked at, as in training. Raises :class:`DataError` for what is no video."""
+    film = open_video(file)
     chosen = look_at(film.times, fps, most)
     return Sample(key=str(file), source="file", frames=film.read(chosen), times=film.times[chosen])
 

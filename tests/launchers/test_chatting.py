@@ -174,12 +174,8 @@ def test_a_camera_that_is_unplugged_is_still_spoken_of(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "wanted"), [("--image", "picture"), ("--video", "video")])
-def test_a_folder_to_look_at_is_said_to_be_one(
-    root: Path, option: str, wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = build(root / "text.model")
-    monkeypatch.setattr(chatting, "load_vlm", lambda run, backbone: model)
-    done = CliRunner().invoke(app, ["chat", "run", QUESTION, option, str(root)])
+def test_a_folder_to_look_at_is_said_to_be_one_before_a_model_is_read(root: Path, option: str, wanted: str) -> None:
+    done = CliRunner().invoke(app, ["chat", str(root / "no model"), QUESTION, option, str(root)])
     assert isinstance(done.exception, DataError)
     assert str(done.exception) == f"{root}: a folder; give one {wanted}"
 
