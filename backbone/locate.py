@@ -7,12 +7,14 @@ from pathlib import Path
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+#: Where an export says at which size it was trained.
+PROCESSOR = "preprocessor_config.json"
 #: In the folder of every run.
 RECIPE = "recipe.yaml"
 #: In a run's folder: which frozen backbone it was trained on. Its weights are not copied.
 REFERENCE = "backbone.json"
 #: All that is ever downloaded: no code and no pickles.
-DOWNLOADED = (CONFIG, INDEX, "model*.safetensors", "heads/*.json", "heads/*.safetensors")
+DOWNLOADED = (CONFIG, INDEX, PROCESSOR, "model*.safetensors", "heads/*.json", "heads/*.safetensors")
 #: Endings of files that unpickling reads, which can run anything.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

@@ -37,13 +37,15 @@ def answer_questions(
     data: str,
     seed: int,
     missing: Mapping[str, str] | None = None,
+    balanced: bool = False,
 ) -> tuple[list[Result], list[Answer]]:
     """Exact match of greedy answers to all questions that have one right answer: of all, and of each kind.
 
     ``subject`` is the model's own frozen backbone with the model's name; it is hashed before and after. ``seed``: of
-    the training run. ``missing``: key -> why of samples that are left out. Scenes are resampled, not questions, and two
-    models are compared question by question within them. What was found beside is ``guessing``, the value of a guess
-    among balanced answers. Raises ValueError where no question has one right answer.
+    the training run. ``missing``: key -> why of samples that are left out. ``balanced``: a question's answers are
+    equally frequent, so that ``guessing``, what a guess is worth, is known and found beside. Scenes are resampled, not
+    questions, and two models are compared question by question within them. Raises ValueError where no question has
+    one right answer.
     """
     questions = questions_of(samples)
     hashed = DataHash()
@@ -71,8 +73,9 @@ def answer_questions(
     for kind in ["all", *sorted({one.kind for one in answers})]:
         chosen = [place for place, one in enumerate(answers) if kind in ("all", one.kind)]
         units = [scene(answers[place].key) for place in chosen]
-        chance = replace(facts, found={"guessing": round(float(np.mean([worth[place] for place in chosen])), 3)})
-        found.append(result(Scores.of(kind, "higher", units, [marks[place] for place in chosen]), chance))
+        chance = {"guessing": round(float(np.mean([worth[place] for place in chosen])), 3)} if balanced else {}
+        scores = Scores.of(kind, "higher", units, [marks[place] for place in chosen])
+        found.append(result(scores, replace(facts, found=chance)))
     return found, answers
 
 

@@ -66,10 +66,14 @@ def prepare(
         say(render.describe(backend))
         say(f"drawing {size.clips} clips of rooms into {folder}")
         drawn = folder.with_name(f".{folder.name}.partial")
-        for left in (drawn, folder):
-            shutil.rmtree(left, ignore_errors=True)
-        _draw(drawn, size, backend)
+        shutil.rmtree(drawn, ignore_errors=True)  # of a call that was killed
+        try:
+            _draw(drawn, size, backend)
+        except BaseException:
+            shutil.rmtree(drawn, ignore_errors=True)
+            raise
         (drawn / _STATE).write_text(json.dumps(wanted))
+        shutil.rmtree(folder, ignore_errors=True)
         drawn.rename(folder)
     return folder
 

@@ -11,8 +11,8 @@ import typer
 
 def unwritable(folder: Path) -> str | None:
     """Why no file can be made in ``folder``, which need not be there yet; None where one can."""
-    home = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     try:
+        home = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
         # Tried, not asked for: permissions do not bind root, and say nothing of a file system that takes no files.
         with TemporaryFile(dir=home):
             return None

@@ -97,12 +97,12 @@ def opening(watch: Watch) -> str:
     heads = "depth and pose" if watch.geometry is not None else "no geometry heads"
     footage = watch.footage
     frames = "frames until Ctrl-C" if watch.count is None else f"{watch.count} frames"
-    units = f"{watch.fps:g} units of time a second"
+    units = f"{watch.fps:g} units of time a second; "
     if not footage.timed:
-        units = f"{watch.fps:g} pictures a second, each a unit of time after the one before"
+        units = f"{watch.fps:g} pictures a second, each a unit of time after the one before; "
     return (
         f"{footage.name}: {frames} of {footage.width} x {footage.height}, shown as {watch.width} x {watch.height}; "
-        f"{units}; sees {keeps.format(**kept)}: "
+        f"{units if kept else ''}sees {keeps.format(**kept)}: "
         f"{megabytes(watch.stream.cache_bytes)} of keys and values; {heads}"
     )
 

@@ -65,7 +65,13 @@ def run_vlm(
     for key, why in missing.items():
         console.print(f"left out {key}: {why}", highlight=False, markup=False)
     results, answers = answer_questions(
-        task, subject, found.samples, data=name, seed=run_seed(str(run)), missing=missing
+        task,
+        subject,
+        found.samples,
+        data=name,
+        seed=run_seed(str(run)),
+        missing=missing,
+        balanced=data is None,  # of somebody's own questions nobody knows
     )
     said = out.with_suffix(".answers.jsonl")
     said.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from interlace import backbone as backbones
 from interlace.backbone import Backbone, Features, Stream
 from interlace.backbone.folder import read_json
-from interlace.backbone.locate import RECIPE, locate
+from interlace.backbone.locate import PROCESSOR, RECIPE, locate
 from interlace.backbone.preprocess import fit, whole_patches
 from interlace.tasks.geometry import Prediction
 from interlace.tasks.geometry.heads import GeometryHeads
@@ -26,8 +26,6 @@ from .footage import Footage, open_footage
 
 #: Short side of the frames that a backbone is shown, where neither its user nor its run or export says one.
 SHORT_SIDE = 224
-#: Where an export says at which size it was trained.
-PROCESSOR = "preprocessor_config.json"
 #: Frames that a frame sees, itself included, and first ones that stay in view, where nothing else is said.
 WINDOW, SINK = 64, 1
 #: What keys and values may be kept in.

@@ -38,7 +38,7 @@ def initial_backbone(recipe: Recipe) -> Backbone | None:
 
 
 def check_beginning(recipe: Recipe, student: Student, teachers: Mapping[str, nn.Module | None]) -> None:
-    """Raise ValueError, a line each, with all that keeps ``recipe`` from beginning with ``init`` or ``start_from``.
+    """Raise ValueError, a line each, with what keeps ``recipe`` from beginning with ``init`` or ``start_from``.
 
     ``student`` and ``teachers`` have the recipe's shapes; their content is not looked at. Reads the backbone of
     ``init`` and, of ``start_from``'s checkpoint, everything once, to see whether it is whole.

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -83,16 +84,21 @@ class RunFolder:
                 f"{self.root} holds {foreign}, which no run begins with; name a new or an empty --run folder"
             )
         self.root.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=self.root):  # a folder that takes no files is told now, and not when all is read
+            pass
         return newest(self.checkpoints) if used else None
 
     def begin(self, recipe: str, *, resume: bool) -> None:
-        """Make this the folder of a new run, once nothing can refuse the run any more: until now it holds nothing.
+        """Make this the folder of a new run, once all that it begins with is read: until now it holds nothing.
 
         ``recipe``: the resolved recipe's text. Raises :class:`FolderInUse` where another run began here meanwhile.
         """
         # A run that was cut before its first checkpoint left its recipe, which need not be the one that begins now.
-        if self.recipe.exists() and not resume:
-            raise FolderInUse(f"{self.root}: another run began here meanwhile; name another --run folder")
+        if not resume:
+            try:
+                self.recipe.touch(exist_ok=False)  # of two at once, one
+            except FileExistsError:
+                raise FolderInUse(f"{self.root}: another run began here meanwhile; name another --run folder") from None
         for folder in (self.checkpoints, self.pictures):
             folder.mkdir(exist_ok=True)
         _replace(self.recipe, recipe)

@@ -7,7 +7,7 @@ accumulate, and the parameters are updated once. Recipe, tasks and engine meet i
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from interlace.backbone import PRESETS, Backbone, BackboneConfig, FrozenBackbone
+from interlace.data_recipes.broken import Broken
 from interlace.data_recipes.feed import Feed, MicroBatch
 from interlace.data_recipes.loader import Loader, interleaved
 from interlace.data_recipes.recipe import read_recipe, resolve
@@ -26,7 +27,7 @@ from interlace.tasks import TASKS
 from interlace.tasks.interface import Progress, Task, TaskContext, TaskOptions
 
 from .beginning import begin_from, initial_backbone
-from .broken import BrokenSamples
+from .broken import BrokenSamples, Use
 from .cosine import TaskGradients
 from .evaluate import PICTURED, HeldOut
 from .feeds import build_feeds, held_out_samples, pictured_samples, training_samples
@@ -144,6 +145,9 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
         measure_inputs(student, tasks, feeds, ranks)
     parts = build(recipe, student, ranks, guard)
     start = begin(recipe, checkpoint, parts, tasks, feeds)
+    if ranks.first:
+        observer.say("fitting the blind guesses that held-out measures are compared with")
+    held_out, met = build_held_out(recipe, tasks, feeds)
     if checkpoint is None:
         told_to_all(ranks, lambda: folder.begin(recipe.to_yaml(), resume=resume))
 
@@ -160,9 +164,8 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
     )
     broken = BrokenSamples(folder, feeds, engine.max_broken, ranks, observer.say)
     broken.begin(start)
-    if ranks.first:
-        observer.say("fitting the blind guesses that held-out measures are compared with")
-    held_out = build_held_out(recipe, tasks, feeds, broken, start)
+    for use, name, found in met:
+        broken.beside(use, name, found, start)
     samples = {name: part.batch * part.micro_batches for name, part in recipe.tasks.items()}
     watch = Watch(folder, parts, held_out, tasks, samples, broken, ranks)
     watch.begin(start, every=engine.evaluate_every, last=engine.steps)
@@ -234,10 +237,13 @@ def build_tasks(recipe: Recipe, ranks: Ranks) -> dict[str, Task]:
 
 
 def build_held_out(
-    recipe: Recipe, tasks: Mapping[str, Task], feeds: Mapping[str, Feed], broken: BrokenSamples, start: int
-) -> dict[str, HeldOut]:
-    """What each task is measured on and drawn from; blind guesses are fitted where there is something to measure."""
-    held_out = {}
+    recipe: Recipe, tasks: Mapping[str, Task], feeds: Mapping[str, Feed]
+) -> tuple[dict[str, HeldOut], list[tuple[Use, str, Sequence[Broken]]]]:
+    """What each task is measured on and drawn from; blind guesses are fitted where there is something to measure.
+
+    And what could not be used: for what, of which task, and which samples.
+    """
+    held_out, met = {}, list[tuple[Use, str, Sequence[Broken]]]()
     for name, part in recipe.tasks.items():
         task = tasks[name]
         measured = held_out_samples(part, task)
@@ -248,10 +254,8 @@ def build_held_out(
         if pictured.samples:
             blind = task.fit_blind(training) if samples else None
             held_out[name] = HeldOut(task, samples, blind, pictured.samples, len(left_out))
-        broken.beside("held_out", name, left_out, start)
-        broken.beside("picture", name, pictured.broken, start)
-        broken.beside("blind", name, training.broken, start)
-    return held_out
+        met += [("held_out", name, left_out), ("picture", name, pictured.broken), ("blind", name, training.broken)]
+    return held_out, met
 
 
 def build_student(recipe: Recipe, tasks: Mapping[str, Task]) -> Student:

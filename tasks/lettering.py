@@ -25,11 +25,15 @@ def lettered(texts: Sequence[tuple[str, Colour]], width: int, most: int) -> Imag
 
 
 def fitted(text: str, width: int, most: int) -> list[str]:
-    """At most ``most`` lines of a text, none wider than a picture; what is left out is told by an ellipsis."""
+    """At most ``most`` lines of a text, none wider than a picture; what is left out is told by an ellipsis.
+
+    No line where not even three letters fit.
+    """
     widths = (
         textwrap.wrap(text, letters, max_lines=most, placeholder=" …") for letters in range(width * 2 // SIZE, 2, -1)
     )
-    return next(lines for lines in widths if all(_font().getlength(line) <= width - 2 * MARGIN for line in lines))
+    fitting = (lines for lines in widths if all(_font().getlength(line) <= width - 2 * MARGIN for line in lines))
+    return next(fitting, [])
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

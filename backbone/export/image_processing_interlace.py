@@ -23,6 +23,8 @@ _FIXED = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_center_crop": False,
+    "do_pad": False,
+    "resample": 2,  # Pillow's bilinear
 }
 
 
@@ -56,8 +58,7 @@ class InterlaceImageProcessor(ImageProcessingMixin):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # transformers sets what a file or a caller says as an attribute, whatever the class does with it.
-        found = list(value) if isinstance(value, tuple) else value
-        if name in _FIXED and found != _FIXED[name]:
+        if name in _FIXED and np.asarray(value).tolist() != _FIXED[name]:
             raise ValueError(
                 f"processor: {name} {value}: the backbone was trained with {_FIXED[name]}, which a stream keeps to; "
                 f"leave {name} out"

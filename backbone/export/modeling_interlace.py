@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -172,9 +173,15 @@ class InterlaceModel(StrictlyLoaded, PreTrainedModel):
 
 @contextmanager
 def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """What these modules give, one after another, while the block runs."""
+    """What these modules give this thread, one after another, while the block runs."""
     states: list[Tensor] = []
-    hooks = [module.register_forward_hook(lambda _module, _given, state: states.append(state)) for module in modules]
+    mine = get_ident()  # others may use the model at once
+
+    def keep(module: nn.Module, given: Any, state: Tensor) -> None:
+        if get_ident() == mine:
+            states.append(state)
+
+    hooks = [module.register_forward_hook(keep) for module in modules]
     try:
         yield states
     finally:

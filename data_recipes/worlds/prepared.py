@@ -72,8 +72,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Of processes that prepare ``folder`` at once, one at a time: what is missing is asked for inside.
 
-    The others wait, and say so. A process that is killed holds nobody up.
+    The others wait, and say so. A process that is killed holds nobody up, where the file system has ``flock``.
     """
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

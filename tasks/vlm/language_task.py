@@ -183,9 +183,18 @@ def _lacks(folder: Path, kind: type[LanguageTask]) -> str:
     """Why no such model can be read from ``folder``, and where there is one."""
     if not folder.is_dir():
         return f"no such folder; give {kind.home}"
-    recipe = folder / RECIPE
-    tasks = yaml.safe_load(recipe.read_text(encoding="utf-8"))["tasks"] if recipe.is_file() else {}
+    tasks = _tasks_of(folder / RECIPE)
     if kind.name in tasks:
         return f"no heads/{kind.name}.json, which is written when training ends; go on with --resume"
     found = f", but is a run of {', '.join(tasks)}" if tasks else ""
     return f"holds no {kind.name.upper()}{found}; give {kind.home}"
+
+
+def _tasks_of(recipe: Path) -> list[str]:
+    """The names of a run's tasks; none of what is no run's recipe."""
+    try:
+        read = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return []
+    tasks = read.get("tasks") if isinstance(read, dict) else None
+    return list(tasks) if isinstance(tasks, dict) else []

@@ -7,8 +7,10 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clean_room import NEWER, build_room, imported, newer_transformers, run_in
@@ -291,6 +293,23 @@ def test_hidden_states_are_the_tokens_of_the_embedding_and_of_every_block() -> N
     assert model(clip, output_hidden_states=False).hidden_states is None
 
 
+def test_two_threads_keep_their_hidden_states_apart() -> None:
+    """The second asks inside of the first's forward, between two blocks."""
+    model, picture = model_of(lively(tiny())), uint8(1, 3, 32, 48)
+    inside: list[int] = []
+
+    def ask_too(module: nn.Module, given: object, state: Tensor) -> None:
+        if not inside:
+            inside.append(0)
+            other = Thread(target=lambda: inside.append(len(model(picture, output_hidden_states=True).hidden_states)))
+            other.start()
+            other.join()
+
+    model.backbone.blocks[0].register_forward_hook(ask_too)
+    assert len(model(picture, output_hidden_states=True).hidden_states) == 3
+    assert inside[1:] == [3]
+
+
 def test_a_tuple_has_the_fields_that_are_there() -> None:
     model, picture = model_of(lively(tiny())), uint8(1, 3, 32, 48)
     named = model(picture, layers=[1], output_hidden_states=True)
@@ -338,7 +357,9 @@ def test_the_processor_takes_a_size_as_transformers_do() -> None:
             processor(picture, size=wrong)
 
 
-@pytest.mark.parametrize("told", [{"image_mean": [0.5] * 3}, {"image_std": (1, 1, 1)}, {"do_resize": False}], ids=str)
+@pytest.mark.parametrize(
+    "told", [{"image_mean": [0.5] * 3}, {"image_std": (1, 1, 1)}, {"do_resize": False}, {"resample": 3}], ids=str
+)
 def test_a_processor_that_would_do_otherwise_than_training_is_refused(
     exported: Path, tmp_path: Path, told: dict[str, Any]
 ) -> None:
@@ -357,7 +378,8 @@ def test_a_processor_that_would_do_otherwise_than_training_is_refused(
     file.write_text(json.dumps({**fields, **told}))
     with pytest.raises(ValueError, match=line):
         InterlaceImageProcessor.from_pretrained(tmp_path)
-    assert processor.image_mean == [0.485, 0.456, 0.406]
+    processor.image_mean = np.array([0.485, 0.456, 0.406])
+    assert list(processor.image_mean) == [0.485, 0.456, 0.406]
 
 
 def test_code_names_modules_not_packages() -> None:

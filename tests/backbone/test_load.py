@@ -238,7 +238,7 @@ def test_a_hub_id_downloads_config_and_safetensors(tmp_path: Path, hub: Callable
     save(lively(tiny()), tmp_path / "snapshot")
     calls = hub(tmp_path / "snapshot")
     assert load("owner/name@v1").config == tiny()
-    allowed = ["config.json", "model.safetensors.index.json", "model*.safetensors"]
+    allowed = ["config.json", "model.safetensors.index.json", "preprocessor_config.json", "model*.safetensors"]
     allowed += ["heads/*.json", "heads/*.safetensors"]
     assert calls == [{"repo_id": "owner/name", "revision": "v1", "allow_patterns": allowed}]
 

@@ -229,6 +229,15 @@ def test_features_are_of_frames_of_the_size_that_training_saw(
     assert f" x {side};" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("recipe", ["a: 1\n", "", "a: [\n", "tasks: 3\n"])
+def test_somebody_elses_recipe_is_no_runs(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert run(monkeypatch, "chat", str(tmp_path), "what?") == 2
+    assert f"{tmp_path}: holds no VLM; {HOMES}" in capsys.readouterr().err
+
+
 def test_heads_beside_a_backbone_decide_the_size(here: Path) -> None:
     backbone = load_frozen("run")
     assert trained_side("image_model", load_frozen("image_model")) is None

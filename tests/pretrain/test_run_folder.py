@@ -72,6 +72,15 @@ def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
     assert first.recipe.read_text() == "name: a\n"
 
 
+def test_a_folder_that_takes_no_files_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(**options: object) -> object:
+        raise OSError(28, "No space left on device", str(options["dir"]))
+
+    monkeypatch.setattr(run_folder, "TemporaryFile", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        RunFolder(tmp_path / "run").find(resume=False)
+
+
 def test_environment_names_packages(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     began(folder, "name: a\n")

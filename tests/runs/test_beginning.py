@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import four_cases as cases
@@ -74,9 +75,15 @@ def test_weights_that_do_not_fit_are_told_by_check(data: Path, tmp_path: Path) -
 def test_what_is_refused_leaves_an_empty_folder(one_rank: Ranks, data: Path, before: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     changes = [f"start_from={before}", "engine.steps=1", "engine.warmup=0"]
-    said = one_rank.run(
-        cases.refused, root=str(data), run=str(run), overrides=[*changes, "tasks.ssl.options.dino_prototypes=32"]
-    )[0]
-    assert "[32, 16] in this student" in said
-    assert [path.name for path in run.iterdir()] == []
+    broken = tmp_path / "broken"
+    shutil.copytree(data / "held_out", broken)
+    for shard in broken.glob("*.mds"):
+        shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"GNP\x89"))
+    for change, message in (
+        ("tasks.ssl.options.dino_prototypes=32", "[32, 16] in this student"),
+        (f"tasks.captioning.held_out.held.path={broken}", "no sample of held-out source 'held' can be used"),
+    ):
+        said = one_rank.run(cases.refused, root=str(data), run=str(run), overrides=[*changes, change])[0]
+        assert message in said
+        assert [path.name for path in run.iterdir()] == []
     assert one_rank.run(cases.refused, root=str(data), run=str(run), overrides=changes) == ["nothing"]
