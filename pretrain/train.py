@@ -148,7 +148,7 @@ def prepare(recipe: Recipe, folder: RunFolder, resume: bool, observer: Observer)
     if ranks.first:
         observer.say("fitting the blind guesses that held-out measures are compared with")
     held_out, met = build_held_out(recipe, tasks, feeds)
-    if checkpoint is None:
+    if checkpoint is None:  # until here the recipe, weights and samples may refuse the run, which then leaves nothing
         told_to_all(ranks, lambda: folder.begin(recipe.to_yaml(), resume=resume))
 
     # Within a step the tasks' micro-batches follow each other in turn.
