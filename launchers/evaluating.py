@@ -78,6 +78,18 @@ def evaluating(console: Console) -> typer.Typer:
         values = Propagation(context, radius, neighbours, temperature)
         run_vos(backbone, on, data, out, short_side, values, untrained, device, console, eight_bits)
 
+    from .policy_results import add_policy
+    from .probing import add_probes
+    from .vlm_results import add_vlm
+
+    _add_geometry(app, console)
+    add_probes(app, console)
+    add_vlm(app, console)
+    add_policy(app, console)
+    return app
+
+
+def _add_geometry(app: typer.Typer, console: Console) -> None:
     @app.command(
         epilog="Examples: interlace eval geometry runs/demo | "
         "interlace eval geometry runs/demo --heads fresh --on sintel --data MPI-Sintel"
@@ -110,15 +122,6 @@ def evaluating(console: Console) -> typer.Typer:
         if asked.kinds() == ["pose"]:
             refuse(context, f"eval geometry --on {on}, of pose", ("align",), "of depth")
         run_geometry(backbone, asked, out, device, console)
-
-    from .policy_results import add_policy
-    from .probing import add_probes
-    from .vlm_results import add_vlm
-
-    add_probes(app, console)
-    add_vlm(app, console)
-    add_policy(app, console)
-    return app
 
 
 def run_probe(
