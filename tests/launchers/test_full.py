@@ -21,6 +21,12 @@ from interlace.launchers.full_jobs import Command, Desk, Failure, Job, last_line
 HELP = ("check", "--help")  # a command that ends well at once
 
 
+@pytest.fixture(autouse=True)
+def no_stage_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should have been refused fails at once, rather than pretrain."""
+    monkeypatch.setattr(full, "run_jobs", lambda jobs, desk, *, at_once: pytest.fail(f"began {jobs[0].name}"))
+
+
 def desk(folder: Path) -> tuple[Desk, list[str]]:
     said: list[str] = []
     return Desk(folder, said.append), said
