@@ -72,14 +72,30 @@ def training_samples(feed: Feed, task: Task, count: int) -> TrainingSamples:
     return TrainingSamples(feed, task, min(count, once))
 
 
-def held_out_samples(part: TaskRecipe, task: Task) -> list[Readable]:
-    """All samples of each of a task's held-out sources that it accepts. DataError for a source without any."""
+def held_out_samples(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, list[Readable]]:
+    """By task: all samples of each held-out source that it accepts.
+
+    DataError, a line a task, for a source without any and where :meth:`Task.check_held_out` says so.
+    """
+    read, wrong = {}, []
+    for name, part in recipe.tasks.items():
+        try:
+            read[name] = _held_out_samples(part, tasks[name])
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return read
+
+
+def _held_out_samples(part: TaskRecipe, task: Task) -> list[Readable]:
     found = []
     for row in part.held_out:
         whole = read_samples(open_source(row.name, row.format, row.path), row.name, accept=task.accept)
         if not whole.samples:
             raise DataError(f"no sample of held-out source {row.name!r} can be used: {whole.broken[0].reason}")
         found.append(whole)
+    task.check_held_out([sample for whole in found for sample in whole.samples])
     return found
 
 

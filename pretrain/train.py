@@ -243,10 +243,10 @@ def build_held_out(
 
     And what could not be used: for what, of which task, and which samples.
     """
+    measured_on = held_out_samples(recipe, tasks)
     held_out, met = {}, list[tuple[Use, str, Sequence[Broken]]]()
     for name, part in recipe.tasks.items():
-        task = tasks[name]
-        measured = held_out_samples(part, task)
+        task, measured = tasks[name], measured_on[name]
         pictured = pictured_samples(measured, part.pictured, task, PICTURED)
         training = training_samples(feeds[name], task, recipe.engine.blind_samples)
         samples = [sample for whole in measured for sample in whole.samples]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -100,6 +100,15 @@ class TaskContext:
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+Each = TypeVar("Each")
+
+
+def swapped(samples: Sequence[Each]) -> list[Each]:
+    """For each the one half the list away: of another scene, where a scene's samples lie side by side."""
+    half = len(samples) // 2
+    return [*samples[half:], *samples[:half]]
 
 
 class Task(nn.Module):
@@ -230,8 +239,22 @@ class Task(nn.Module):
         """Fit the best input-free predictors on training samples. The result is given to :meth:`evaluate`."""
         raise NotImplementedError
 
+    def check_held_out(self, samples: Sequence[Sample]) -> None:
+        """Raise DataError where :meth:`evaluate` cannot measure on these samples; asked before a run begins.
+
+        Here for one alone, which has no other whose frames it could be shown.
+        """
+        if len(samples) == 1:
+            raise DataError(
+                f"{self.name}: {samples[0].key!r} is the one held-out sample that can be used; measuring needs two, to "
+                "swap their frames"
+            )
+
     def evaluate(self, backbone: Backbone, samples: Sequence[Sample], blind: Any) -> list[Measure]:
-        """Held-out measures, one value a sample in the order of ``samples``. Called without gradients, in eval mode."""
+        """Held-out measures, one value a sample in the order of ``samples``. Called without gradients, in eval mode.
+
+        ``samples``: some, of which :meth:`check_held_out` says nothing.
+        """
         raise NotImplementedError
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:

@@ -15,7 +15,7 @@ from interlace.data_recipes import Sample, Text
 
 from ..blank import blank
 from ..frames import resize
-from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term
+from ..interface import Batch, Measure, Progress, Task, TaskContext, TaskOptions, Term, swapped
 from .blind import Blind, count_answers, fit_text_only, median_box
 from .decoder import answer_loss, batch_rows, build_decoder, check_folder, no_visual, projector
 from .measures import MEANINGS, ask, measures
@@ -138,12 +138,9 @@ class Captioning(Task):
 
         A sample is asked up to ``evaluate_per_kind`` texts of each kind. ``fixed`` is the text-only decoder or, where
         that is better in the mean, the most common answer to the prompt or the median box; ``swapped`` shows the frames
-        of the sample half the list away. ValueError for fewer than two samples.
+        of the sample half the list away.
         """
-        if len(samples) < 2:
-            raise ValueError("captioning: measuring needs at least two held-out samples, to swap their frames")
         questions = questions_of(self.tokenizer, self.options, samples, self.options.evaluate_per_kind)
-        others = [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
 
         def replies(decoder: Any, visual: Any) -> Any:
             return ask(
@@ -156,9 +153,9 @@ class Captioning(Task):
             )
 
         own = replies(self.decoder, lambda chunk: self._see(backbone, chunk, samples))
-        swapped = replies(self.decoder, lambda chunk: self._see(backbone, chunk, others))
+        others = replies(self.decoder, lambda chunk: self._see(backbone, chunk, swapped(samples)))
         text_only = replies(blind.decoder, lambda chunk: no_visual(blind.decoder, len(chunk)))
-        return measures(len(samples), questions, own, swapped, text_only, blind, self.options.box_bins)
+        return measures(len(samples), questions, own, others, text_only, blind, self.options.box_bins)
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
         """One sheet: frames with the question, the greedy and the true answer under them, and both's boxes."""

@@ -184,6 +184,17 @@ class Clusters(Task):
         for name in self.options.banks:
             self.positives(sample, name)
 
+    def check_held_out(self, samples: Sequence[Sample]) -> None:
+        """Of a bank there may not be one alone either."""
+        super().check_held_out(samples)
+        for name in self.options.banks:
+            of_bank = [sample.key for sample in samples if len(self.positives(sample, name))]
+            if len(of_bank) == 1:
+                raise DataError(
+                    f"clusters: {of_bank[0]!r} is the one held-out sample of bank {name} that can be used; measuring "
+                    "needs two, to swap their views"
+                )
+
     def fit_blind(self, samples: Sequence[Sample]) -> dict[str, Frequencies]:
         """How often each centre is a positive of these samples, by bank."""
         return {
@@ -195,14 +206,12 @@ class Clusters(Task):
 
         NaN for a sample without the bank; no measure for a bank without samples. Views are whole frames, unmirrored,
         spread evenly. ``fixed`` is the k most frequent centres of training; ``swapped`` shows the view of the sample
-        half the bank's list away. Every rank must call this with the same samples. ValueError if a bank has one sample.
+        half the bank's list away. Every rank must call this with the same samples.
         """
         found = []
         for name, bank in self.banks.items():
             positives = {index: self.positives(sample, name) for index, sample in enumerate(samples)}
             positives = {index: rows for index, rows in positives.items() if len(rows)}
-            if len(positives) == 1:
-                raise ValueError(f"clusters: one held-out sample of bank {name}; measuring needs two, to swap them")
             if positives:
                 embeddings = self._embed_whole(backbone, [samples[index] for index in positives], name)
                 longest = max(len(rows) for rows in positives.values())

@@ -15,7 +15,7 @@ from interlace.backbone import Backbone, BackboneConfig, BackboneNoise, Features
 from interlace.data_recipes import Sample, generator
 
 from ..blank import blank_scene
-from ..interface import Batch, Measure, Progress, Task, TaskContext, Term
+from ..interface import Batch, Measure, Progress, Task, TaskContext, Term, swapped
 from .camera import CameraHead
 from .clips import Clip, check_clip, choose_clip, picture_clip, prepare_clip, stand_in
 from .dpt import DualDPT
@@ -148,24 +148,21 @@ class Geometry(Task):
         """``abs_rel``, ``delta_1.25``, ``rotation_degrees``, ``translation_error``: see :func:`~.measures.measure`.
 
         ``swapped`` is the prediction from the frames of the sample half the list away, so that it is of another
-        scene where a scene's samples lie side by side. Raises ValueError for fewer than two samples.
+        scene where a scene's samples lie side by side.
         """
-        if len(samples) < 2:
-            raise ValueError(f"geometry: {len(samples)} held-out sample, but a swapped guess needs at least two")
         clips = [prepare_clip(sample, self.options) for sample in samples]
         guesses = [
             Guess(prediction.depth[0].cpu().numpy(), prediction.poses[0].cpu().numpy())
             for prediction in self._predict(backbone, clips)
         ]
-        half = len(clips) // 2
-        swapped = guesses[half:] + guesses[:half]
+        others = swapped(guesses)
         return [
             Measure(
                 name=name,
                 better=better,
                 values=np.array([measure(name, guess, clip) for guess, clip in zip(guesses, clips, strict=True)]),
                 fixed=np.array([measure(name, blind.guesses[name], clip) for clip in clips]),
-                swapped=np.array([measure(name, guess, clip) for guess, clip in zip(swapped, clips, strict=True)]),
+                swapped=np.array([measure(name, guess, clip) for guess, clip in zip(others, clips, strict=True)]),
             )
             for name, better in MEASURES.items()
         ]

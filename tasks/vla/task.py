@@ -14,7 +14,7 @@ from interlace.backbone import Backbone, BackboneConfig, normalise
 from interlace.data_recipes import DataError, Episode, Sample
 
 from ..frames import resize
-from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
+from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term, swapped
 from ..vlm.chat import VISUAL, Row
 from ..vlm.language_task import LanguageTask
 from ..vlm.llm import embed, last_hidden
@@ -211,17 +211,17 @@ class Vla(LanguageTask):
         """``arm_error``: mean absolute error of the arm's actions in -1...1; ``gripper_accuracy``: share that is right.
 
         Over the chunks after steps spread over an episode. ``fixed`` is the instruction's mean action, ``swapped``
-        the same steps of the sample half the list away. ValueError for fewer than two samples.
+        the same steps of the sample half the list away.
         """
-        own, swapped, fixed, truth = [], [], [], []
-        for sample, other in zip(samples, self.swapped(samples), strict=True):
+        own, others, fixed, truth = [], [], [], []
+        for sample, other in zip(samples, swapped(samples), strict=True):
             episode = self._episode(sample)
             looks = spread(len(sample.frames))
             truth.append(self.chunks(episode, episode.steps[looks]))
             own.append(self._replies(backbone, sample, looks, episode.instruction))
-            swapped.append(self._replies(backbone, other, spread(len(other.frames), len(looks)), episode.instruction))
+            others.append(self._replies(backbone, other, spread(len(other.frames), len(looks)), episode.instruction))
             fixed.append(np.broadcast_to(blind.action(episode.instruction), own[-1].shape))
-        return action_measures(truth, own, fixed, swapped)
+        return action_measures(truth, own, fixed, others)
 
     def _replies(self, backbone: Backbone, sample: Sample, looks: np.ndarray, instruction: str) -> np.ndarray:
         """[n, chunk, A], normalised; the arm NaN without an instruction."""

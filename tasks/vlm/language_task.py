@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, BackboneConfig, FrozenBackbone
 from interlace.backbone.frozen import REFERENCE, load_reference
 from interlace.backbone.locate import RECIPE
-from interlace.data_recipes import Sample
 from interlace.data_recipes.schema import ExistingModel, ExistingPath
 
 from ..captioning.decoder import projector
@@ -139,12 +138,6 @@ class LanguageTask(Task):
         *found, last = self.projector(torch.cat([*flat, nothing])).split(counts)
         grids = [tokens.unflatten(0, each.shape[:3]) for tokens, each in zip(found, patches, strict=True)]
         return grids, 0.0 * (last.float().sum() + self.newline.sum())
-
-    def swapped(self, samples: Sequence[Sample]) -> list[Sample]:
-        """For each held-out sample the one half the list away. ValueError for fewer than two."""
-        if len(samples) < 2:
-            raise ValueError(f"{self.name}: measuring needs at least two held-out samples, to swap their frames")
-        return [samples[(index + len(samples) // 2) % len(samples)] for index in range(len(samples))]
 
 
 Trained = TypeVar("Trained", bound=LanguageTask)

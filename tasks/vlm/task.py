@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interlace.backbone import Backbone, BackboneConfig
 from interlace.data_recipes import Sample
 
-from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term
+from ..interface import Batch, Measure, Progress, TaskContext, TaskOptions, Term, swapped
 from .chat import Row
 from .language_task import LanguageTask
 from .llm import answer_loss, generate
@@ -173,11 +173,11 @@ class Vlm(LanguageTask):
         """``accuracy_KIND`` of each kind of question: the greedy answer is exactly the true one.
 
         ``fixed`` is the most common answer to the prompt, ``swapped`` shows the sample half the list away. Open
-        conversations and captions are not measured here. ValueError for fewer than two samples.
+        conversations and captions are not measured here.
         """
-        others, questions = self.swapped(samples), questions_of(samples)
+        questions = questions_of(samples)
         own = self.replies(backbone, samples, questions)
-        return accuracies(len(samples), questions, own, self.replies(backbone, others, questions), blind)
+        return accuracies(len(samples), questions, own, self.replies(backbone, swapped(samples), questions), blind)
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
         """One sheet: frames with a question, the model's answer and the true one under them."""

@@ -347,8 +347,9 @@ def test_evaluate_finds_the_right_centres() -> None:
     np.testing.assert_array_equal(motion.fixed, [np.nan, 0, np.nan, 0, np.nan])
     with torch.no_grad():
         assert [one.name for one in task.evaluate(backbone, mine, blind)] == ["recall_object"]
-        with pytest.raises(ValueError, match="one held-out sample of bank object"):
-            task.evaluate(backbone, mine[:1], blind)
+    task.check_held_out(held_out)
+    with pytest.raises(DataError, match=r"'test/4' is the one held-out sample of bank object that can be used"):
+        task.check_held_out(held_out[1:2] + held_out[3:])
 
 
 def test_pictures(tmp_path: Path) -> None:
