@@ -20,14 +20,16 @@ class KeyValueStore(Protocol):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel."""
+    """Adds a branch to the residual stream, each channel times a learned factor."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor
+    def forward(self, x: Tensor, change: Tensor, branch: Tensor | None) -> Tensor:
+        """``x`` and ``change``: [B, N, D]; ``branch``: [B] factors of the samples (drop path), or None for 1."""
+        factor = self.factor if branch is None else self.factor * branch[:, None, None]
+        return torch.addcmul(x, change, factor)
 
 
 class SelfAttention(nn.Module):
@@ -94,7 +96,6 @@ class Block(nn.Module):
 
         ``branches``: [B, 2] factors of the two branches (drop path), or None for 1.
         """
-        mixed = self.scale1(self.attention(self.norm1(x), cos, sin, tokens, store))
-        x = x + (mixed if branches is None else mixed * branches[:, 0, None, None])
-        changed = self.scale2(self.mlp(self.norm2(x)))
-        return x + (changed if branches is None else changed * branches[:, 1, None, None])
+        first, second = (None, None) if branches is None else branches.unbind(1)
+        x = self.scale1(x, self.attention(self.norm1(x), cos, sin, tokens, store), first)
+        return self.scale2(x, self.mlp(self.norm2(x)), second)

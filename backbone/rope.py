@@ -63,7 +63,8 @@ def rotation(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x`` [B, heads, N, head_dim] by angles [B or 1, 1, N, head_dim / 2]; computed in at least float32."""
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 def _turns(config: BackboneConfig, times: Tensor, scale: Tensor | None) -> Tensor:
