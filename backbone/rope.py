@@ -43,7 +43,8 @@ def rotation(
 
     ``times``: [B or 1, T] in frames, any real numbers; angles of time are computed in float64, so that a clip at frame
     1,000,000 equals a clip at frame 0. ``scale``: [B, 2] factors (time, space) of training's jitter, or None.
-    Returns two float32 tensors [B or 1, 1, T * tokens, head_dim / 2] that broadcast over heads.
+    Returns two float32 tensors [B or 1, 1, T * tokens, head_dim] that broadcast over heads: each half of a head's
+    dimensions has the same angles, and the sines of the first half are negative, as :func:`rotate` wants them.
     """
     with torch.autocast(times.device.type, enabled=False):
         inverse = inverse_periods(config, times.device)
@@ -57,14 +58,15 @@ def rotation(
         if config.rope == "rotary":
             turns = _turns(config, times, scale)
             cos, sin = _with_time(cos, turns.cos()), _with_time(sin, turns.sin())
-        return _behind_prefix(cos, config, 1.0), _behind_prefix(sin, config, 0.0)
+        cos, sin = _behind_prefix(cos, config, 1.0), _behind_prefix(sin, config, 0.0)
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``x`` [B, heads, N, head_dim] by angles [B or 1, 1, N, head_dim / 2]; computed in at least float32."""
-    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
-    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+    """Rotate ``x`` [B, heads, N, head_dim] as :func:`rotation` says; computed in at least float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    halves_swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, halves_swapped, sin).to(x.dtype)
 
 
 def _turns(config: BackboneConfig, times: Tensor, scale: Tensor | None) -> Tensor:

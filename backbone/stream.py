@@ -218,8 +218,13 @@ class LayerCache:
                     keys, values = cache.keys.read(self.index, place), cache.values.read(self.index, place)
                     asked = query[place.given, :, chunk].to(keys.dtype)
                     parts.append(F.scaled_dot_product_attention(asked, keys, values))
-            outputs.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-        return torch.cat(outputs, dim=2).to(query.dtype)
+            outputs.append(_joined(parts, dim=0))
+        return _joined(outputs, dim=2).to(query.dtype)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """One part alone is not copied: attention's result already lies as the next layer wants it."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)
 
 
 class Stream:

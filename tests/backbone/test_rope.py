@@ -15,6 +15,7 @@ from interlace.backbone.rope import rotate, rotation
 ROWS, COLUMNS = 4, 6
 CONFIG = BackboneConfig(hidden_size=128, depth=1, heads=2, mlp_size=1)
 PREFIX = CONFIG.prefix_tokens
+HALF = CONFIG.head_dim // 2
 
 
 def table(times: list[float], config: BackboneConfig = CONFIG, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def test_time_takes_two_of_eight_indices() -> None:
     (early, _), (late, _) = table([0.0]), table([5.0])
     moved = (early != late)[0, 0, PREFIX:].all(0)
     still = (early == late)[0, 0].all(0)
-    assert moved.nonzero().flatten().tolist() == [3, 7, 11, 15, 19, 23, 27, 31]
+    assert moved.nonzero().flatten().tolist() == [*range(3, HALF, 4), *range(HALF + 3, 2 * HALF, 4)]
     assert (moved ^ still).all()
     image, _ = table([5.0], tiny(rope="image", hidden_size=128))
     assert torch.equal(early[..., PREFIX:, still], image[..., tiny().prefix_tokens :, still])
@@ -75,14 +76,16 @@ def test_time_takes_two_of_eight_indices() -> None:
 
 def test_periods_of_time_begin_at_sixteen_frames() -> None:
     cos, sin = table([4.0])
-    angle = torch.atan2(sin, cos)[0, 0, PREFIX, 3::4]
+    assert torch.equal(cos[..., :HALF], cos[..., HALF:])
+    assert torch.equal(-sin[..., :HALF], sin[..., HALF:])
+    angle = torch.atan2(sin, cos)[0, 0, PREFIX, HALF + 3 :: 4]
     periods = 16 * 100 ** (torch.arange(8) / 16)
     torch.testing.assert_close(angle, 2 * torch.pi * 4 / periods, atol=1e-6, rtol=0)
 
 
 def test_prefix_tokens_do_not_turn() -> None:
     cos, sin = table([3.0, 9.0])
-    frames = cos.view(2, -1, CONFIG.head_dim // 2), sin.view(2, -1, CONFIG.head_dim // 2)
+    frames = cos.view(2, -1, CONFIG.head_dim), sin.view(2, -1, CONFIG.head_dim)
     assert (frames[0][:, :PREFIX] == 1).all()
     assert (frames[1][:, :PREFIX] == 0).all()
     assert (frames[1][:, PREFIX:] != 0).any(-1).all()
@@ -94,8 +97,8 @@ def test_image_layout_is_dinov3_s_to_the_bit(grid: tuple[int, int]) -> None:
     theirs = DINOv3ViTRopePositionEmbedding(DINOv3ViTConfig(hidden_size=128, num_attention_heads=2)).eval()
     cos, sin = theirs(torch.zeros(1, 3, 16 * grid[0], 16 * grid[1]))
     ours = rotation(config, torch.tensor([[7.0]]), *grid)
-    assert torch.equal(ours[0][0, 0, config.prefix_tokens :], cos[:, :32])
-    assert torch.equal(ours[1][0, 0, config.prefix_tokens :], sin[:, :32])
+    assert torch.equal(ours[0][0, 0, config.prefix_tokens :], cos)
+    assert torch.equal(ours[1][0, 0, config.prefix_tokens :, HALF:], sin[:, HALF:])
 
 
 def test_jitter_scales_time_and_space_of_each_sample() -> None:
@@ -104,8 +107,8 @@ def test_jitter_scales_time_and_space_of_each_sample() -> None:
     plain, half = table([0.0, 6.0])[0], table([0.0, 3.0])[0]
     assert torch.equal(cos[:1], plain)
     assert torch.equal(cos[1:2], half)
-    angle = torch.atan2(sin, cos).view(3, 2, -1, 32)[:, 1, PREFIX:]
-    space = torch.arange(32) % 4 != 3
+    angle = torch.atan2(sin, cos).view(3, 2, -1, CONFIG.head_dim)[:, 1, PREFIX:, HALF:]
+    space = torch.arange(HALF) % 4 != 3
     turns = (angle[2] - 2 * angle[0])[:, space] / (2 * torch.pi)
     torch.testing.assert_close(turns, turns.round(), atol=1e-5, rtol=0)
     assert torch.equal(angle[2][:, ~space], angle[0][:, ~space])
