@@ -156,7 +156,7 @@ def report(
 ) -> None:
     """Write a run's report.html again; or what `interlace eval` measured of several side by side, as a page too."""
     from .commands import write_report
-    from .evaluating import compare, holds_results
+    from .results import compare, holds_results
 
     if len(run) > 1 or holds_results(run[0]):
         compare(run, out or Path("comparison.html"), console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from .meaningless import refuse
+from .policy_results import add_policy
+from .probing import add_probes, open_subjects
 from .result_file import Out, result_file, results_of
+from .results import teller
+from .vlm_results import add_vlm
 
 if TYPE_CHECKING:
     from interlace.eval.geometry import Kind
     from interlace.eval.propagation import Propagation
-    from interlace.eval.result import Result
-    from interlace.eval.subjects import FrozenBackbone, Subject
+    from interlace.eval.subjects import Subject
 
-    from .sample_pictures import Picture
 
 BackbonePath = Annotated[
     str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
@@ -77,10 +78,6 @@ def evaluating(console: Console) -> typer.Typer:
 
         values = Propagation(context, radius, neighbours, temperature)
         run_vos(backbone, on, data, out, short_side, values, untrained, device, console, eight_bits)
-
-    from .policy_results import add_policy
-    from .probing import add_probes
-    from .vlm_results import add_vlm
 
     _add_geometry(app, console)
     add_probes(app, console)
@@ -139,7 +136,6 @@ def run_probe(
     from interlace.eval.album import Album
     from interlace.eval.probe import load_rooms, probe
 
-    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     if on != "rooms":
@@ -173,7 +169,6 @@ def run_vos(
     from interlace.eval.album import Album
     from interlace.eval.vos import SHORT_SIDE, label_propagation
 
-    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     if on not in ("rooms", "davis17"):
@@ -257,7 +252,6 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
     from interlace.eval.rooms import read_rooms
     from interlace.eval.streaming import FreshHeads, OwnHeads, Reader
 
-    from .probing import open_subjects
     from .sample_pictures import draw_albums
 
     kinds, name = asked.kinds(), f"geometry-{asked.on}-{asked.heads}"
@@ -302,105 +296,3 @@ def run_geometry(place: str, asked: Geometry, out: Path | None, device: str, con
                 say=teller(console),
             )
     subjects.keep(results, out, name, console, partial(draw_albums, albums))
-
-
-def with_baselines(mine: FrozenBackbone, place: str, untrained: bool, device: str) -> list[Subject]:
-    """What is measured: the backbone, an untrained one of its shape if asked for, and raw pixels."""
-    from interlace.eval.subjects import Pixels, initialised
-
-    start = [initialised(mine.backbone.config, run_seed(place), device)] if untrained else []
-    return [mine, *start, Pixels(mine.patch_size)]
-
-
-def ready_rooms(console: Console) -> None:
-    """The built-in rooms are made if they are not there."""
-    from interlace.data_recipes.worlds.demo import demo_folder
-
-    from .commands import prepare_input
-
-    if not (demo_folder() / "rooms_held_out").is_dir():
-        prepare_input("demo", None, console)
-
-
-def run_seed(place: str) -> int:
-    """The seed of the run at ``place``; 0 elsewhere. What it began with, if it loaded nothing, is drawn from it."""
-    import yaml
-
-    recipe = Path(place) / "recipe.yaml"
-    return int(yaml.safe_load(recipe.read_text())["seed"]) if recipe.is_file() else 0
-
-
-def teller(console: Console) -> Callable[[str], None]:
-    """Prints a line of progress."""
-    return lambda line: console.print(line, highlight=False, markup=False)
-
-
-def keep(
-    results: Sequence[Result],
-    subject: FrozenBackbone,
-    out: Path,
-    name: str,
-    console: Console,
-    draw: Callable[[], Sequence[Picture]] = lambda: (),
-) -> None:
-    """Write results as JSON with tables as Markdown, a chart, pictures and a page of all beside, and print them.
-
-    ``draw`` makes the pictures, after the results are written: what goes wrong there loses no measurement.
-    """
-    from interlace.eval.compare import collect_pictures, sheets
-    from interlace.eval.result import write
-
-    from .charts import png
-    from .result_pictures import chart
-    from .results_page import write_page
-
-    write(results, out)
-    show(results, console)
-    table = out.with_suffix(".md")
-    table.write_text("\n".join(sheet.markdown() for sheet in sheets(results)))
-    files = {out.with_name(f"{out.stem}-{each.name}.png"): each for each in draw()}
-    drawn = {out.with_suffix(".png"): chart(results), **{file: each.figure for file, each in files.items()}}
-    for file, figure in drawn.items():
-        file.write_bytes(png(figure))
-    named = [
-        {"file": file.name, "name": each.name, "title": each.title, "caption": each.caption}
-        for file, each in files.items()
-    ]
-    write(results, out, named)
-    page = write_page(f"{subject.name}: {name}", results, collect_pictures([out]), out.with_suffix(".html"))
-    beside = ", ".join(file.name for file in (table, *drawn))
-    console.print(f"results: {out}, {beside}\npage: {page}", highlight=False, markup=False)
-
-
-def holds_results(place: Path) -> bool:
-    """Whether it is a file of results, or a folder of them that is no run."""
-    return place.is_file() or (not (place / "recipe.yaml").exists() and any(place.glob("*.json")))
-
-
-def compare(places: Sequence[Path], page: Path, console: Console) -> None:
-    """Print the results of several runs, folders or files side by side, and write a page of them with their samples."""
-    from interlace.eval.compare import collect, collect_pictures
-
-    from .results_page import write_page
-
-    results = collect(places)
-    show(results, console)
-    title = ", ".join(dict.fromkeys(place.name or str(place) for place in places))
-    write_page(title, results, collect_pictures(places), page)
-    console.print(f"page: {page}", highlight=False, markup=False)
-
-
-def show(results: Sequence[Result], console: Console) -> None:
-    """Print a table for each protocol and data set."""
-    from interlace.eval.compare import sheets
-
-    for sheet in sheets(results):
-        table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for column in sheet.columns:
-            table.add_column(column, overflow="fold")
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print()
-        console.print(table)
-        for note in sheet.notes:
-            console.print(f"  {note}", highlight=False, markup=False)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .result_file import Out, result_file
+from .results import keep, run_seed, teller
 
 if TYPE_CHECKING:
     from interlace.data_recipes.action_scale import ActionScale
@@ -125,7 +126,6 @@ def run_policy(
     from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.tasks.vla import Policy, load_vla
 
-    from .evaluating import keep, run_seed, teller
     from .policy_pictures import overview
 
     where = check_device(device)
@@ -195,7 +195,6 @@ def run_simulator(
     from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.tasks.vla import Policy, load_vla
 
-    from .evaluating import keep, run_seed, teller
     from .policy_pictures import overview
 
     where = check_device(device)

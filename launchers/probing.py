@@ -14,6 +14,7 @@ from rich.console import Console
 
 from .meaningless import refuse
 from .result_file import Out, result_file, results_of
+from .results import keep, run_seed, teller
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -152,7 +153,6 @@ def run_linear(subjects: Subjects, asked: Linear, out: Path, name: str, console:
     from interlace.eval.album import Album
     from interlace.eval.feed import Run
 
-    from .evaluating import teller
     from .sample_pictures import draw_albums
 
     if asked.data is None:
@@ -227,8 +227,6 @@ def run_room_paths(
     """Tell the camera's path in the built-in rooms."""
     from interlace.eval.video_probe import probe_rooms, room_clips
 
-    from .evaluating import teller
-
     subjects.ready_rooms(console)
     clips = room_clips(rooms=rooms)
     results = []
@@ -252,8 +250,6 @@ def run_actions(
     """Tell actions. ``budget``: epochs, videos of a step, videos held together."""
     from interlace.eval.actions import read_k400, read_ssv2
     from interlace.eval.video_probe import TRIALS, VIEWS, VideoBudget, probe_videos
-
-    from .evaluating import teller
 
     actions = {"k400": read_k400, "ssv2": read_ssv2}[on](data)
     epochs, batch, at_once = budget
@@ -310,10 +306,13 @@ class Subjects:
 
     def ready_rooms(self, console: Console) -> None:
         """The first process makes the rooms, if they are not there."""
-        from .evaluating import ready_rooms
+        from interlace.data_recipes.worlds.demo import demo_folder
+
+        from .commands import prepare_input
 
         with self.first():
-            ready_rooms(console)
+            if not (demo_folder() / "rooms_held_out").is_dir():
+                prepare_input("demo", None, console)
 
     def keep(
         self,
@@ -324,8 +323,6 @@ class Subjects:
         draw: Callable[[], Sequence[Picture]] = lambda: (),
     ) -> None:
         """The first process writes; the others found the same."""
-        from .evaluating import keep
-
         if self.state is None or self.state.is_main_process:
             keep(results, self.mine, out, name, console, draw)
 
@@ -333,14 +330,15 @@ class Subjects:
 def open_subjects(place: str, baselines: bool, device: str, *, untrained: bool = True) -> Subjects:
     """The backbone at ``place``, with ``baselines`` also raw pixels and, if wanted, an untrained one of its shape."""
     from interlace.eval.spread import processes
-    from interlace.eval.subjects import open_subject
-
-    from .evaluating import with_baselines
+    from interlace.eval.subjects import Pixels, initialised, open_subject
 
     state = processes(device)
     own = device if state is None else str(state.device)
     mine = open_subject(place, own)
-    found: list[Subject] = with_baselines(mine, place, untrained, own) if baselines else [mine]
+    found: list[Subject] = [mine]
+    if baselines:
+        start = [initialised(mine.backbone.config, run_seed(place), own)] if untrained else []
+        found += [*start, Pixels(mine.patch_size)]
     return Subjects(mine, _spread(found, state), own, state)
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from .result_file import Out, result_file
+from .results import keep, run_seed
 
 
 def add_vlm(app: typer.Typer, console: Console) -> None:
@@ -46,8 +47,6 @@ def run_vlm(
     from interlace.eval.subjects import FrozenBackbone, check_device
     from interlace.eval.vlm import answer_questions
     from interlace.tasks.vlm.saved import load_vlm
-
-    from .evaluating import keep, run_seed
 
     where = check_device(device)
     out = result_file(out, run / RESULTS, "vlm")
