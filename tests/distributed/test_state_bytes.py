@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import state_cases as cases
 from harness import Ranks
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[Ranks]:
+    """Two of this file alone: tensors that engines of other files left behind would come and go between two counts."""
+    with Ranks(2) as ranks:
+        yield ranks
+
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "0": {"stage": 0},
@@ -36,7 +45,7 @@ def test_bytes_under_stage_3_are_no_fewer_and_near(two_ranks: Ranks, offload: st
         predicted = found["predicted"]
         expected = predicted.parameters + predicted.masters + predicted.moments + predicted.gradients + predicted.host
         # The gradients' buffer is there from the start; small parameters are gathered when they are first used.
-        assert all(0 <= expected - found[when] < expected / 20 for when in ("begun", "between"))
+        assert 0 <= expected - found["between"] <= expected - found["begun"] < expected / 20
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow)])
