@@ -13,7 +13,7 @@ from rich.console import Console
 
 from .meaningless import refuse
 from .policy_results import add_policy
-from .probing import add_probes, open_subjects
+from .probing import BackbonePath, add_probes, open_subjects
 from .result_file import Out, result_file, results_of
 from .results import teller
 from .vlm_results import add_vlm
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from interlace.eval.subjects import Subject
 
 
-BackbonePath = Annotated[
-    str, typer.Argument(help="A run, a backbone's folder or owner/name on the hub.", show_default=False)
-]
 Seed = Annotated[int, typer.Option("--seed", help="Of fresh heads and their batches.")]
 Device = Annotated[str, typer.Option("--device", help="Where the backbone runs: cpu, cuda, cuda:1.")]
 EightBits = Annotated[

@@ -152,10 +152,11 @@ class Captioning(Task):
                 limit=self.options.max_generated,
             )
 
+        others = swapped(samples)
         own = replies(self.decoder, lambda chunk: self._see(backbone, chunk, samples))
-        others = replies(self.decoder, lambda chunk: self._see(backbone, chunk, swapped(samples)))
+        of_others = replies(self.decoder, lambda chunk: self._see(backbone, chunk, others))
         text_only = replies(blind.decoder, lambda chunk: no_visual(blind.decoder, len(chunk)))
-        return measures(len(samples), questions, own, others, text_only, blind, self.options.box_bins)
+        return measures(len(samples), questions, own, of_others, text_only, blind, self.options.box_bins)
 
     def pictures(self, backbone: Backbone, samples: Sequence[Sample], folder: Path, label: str) -> list[Path]:
         """One sheet: frames with the question, the greedy and the true answer under them, and both's boxes."""
